@@ -1,0 +1,76 @@
+# PYTHON=python3.12 selects the interpreter; without it the first of these that is 3.11 or newer.
+PYTHONS := python3.11 python3.12 python3.13 python3
+VENV ?= .venv
+STAMP := $(VENV)/.stamp
+BIN := $(VENV)/bin
+
+# A python3 kernel installed for the user must not win over the one in the virtual environment.
+export JUPYTER_PREFER_ENV_PATH := 1
+unexport JUPYTER_PATH
+
+.PHONY: book notebooks html test test-all check-py312 lint datasets set-repository clean .venv
+
+book: # execute the stale notebooks (FORCE=1: all) and build the book
+	@$(MAKE) --no-print-directory notebooks
+	@$(MAKE) --no-print-directory html
+
+notebooks: $(STAMP) # execute the stale notebooks (FORCE=1: all)
+	$(BIN)/python book/execute.py $(if $(FORCE),--force)
+
+html: $(STAMP) # build the book from the notebooks as they are
+	$(BIN)/jupyter-book build --all --warningiserror --keep-going --quiet .
+	$(BIN)/python book/check_offline.py _build/html
+	@echo "The book: file://$(CURDIR)/_build/html/index.html"
+
+test: $(STAMP) # the fast tests
+	$(BIN)/pytest -m "not slow"
+
+test-all: $(STAMP) # the slow tests and every notebook
+	$(BIN)/pytest -m slow || test $$? -eq 5  # 5: no test is marked slow
+	$(BIN)/pytest --nbval-lax --nbval-current-env notebooks
+
+check-py312: # make test with Python 3.12 in an environment of its own
+	$(MAKE) test PYTHON=python3.12 VENV=.venv-3.12
+
+lint: $(STAMP) # ruff and mypy
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+datasets: $(STAMP) # remake the packaged datasets
+	for task in BallRun BallCircle CarCircle; do $(BIN)/python -m trac.collect $$task || exit 1; done
+
+set-repository: $(STAMP) # URL=...: write the repository's address into every file that names it
+	$(BIN)/python book/repository.py $(URL)
+
+clean: # remove what was built; the virtual environments stay
+	rm -rf _build build *.egg-info
+
+.venv: $(STAMP) # the virtual environment alone
+
+# Another interpreter asked for than the environment has: make it anew.
+version = $(shell $(1) -c "import sys; print(*sys.version_info[:2])" 2>/dev/null)
+ifdef PYTHON
+ifneq ($(wildcard $(BIN)/python),)
+ifneq ($(call version,$(PYTHON)),$(call version,$(BIN)/python))
+CLEAR := --clear
+.PHONY: $(STAMP)
+endif
+endif
+endif
+
+$(STAMP): pyproject.toml constraints.txt requirements-no-deps.txt
+	@for python in $(or $(PYTHON),$(PYTHONS)); do \
+	    $$python -c "import sys; sys.exit(sys.version_info < (3, 11))" 2>/dev/null && found=$$python && break; \
+	done; \
+	if [ -z "$$found" ]; then echo "No Python 3.11 or newer among: $(or $(PYTHON),$(PYTHONS))"; exit 1; fi; \
+	if ! $$found -c "import venv, ensurepip" 2>/dev/null; then \
+	    echo "$$found cannot make virtual environments. On Debian and Ubuntu: sudo apt-get install python3-venv"; exit 1; \
+	fi; \
+	set -x; $$found -m venv $(CLEAR) $(VENV)
+# torch alone comes first, so that a CPU-only wheel installed by hand or by pip's settings is the one that stays.
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[bullet,book,sweep,baselines,tests]"
+	$(BIN)/python -m pip install --quiet --no-deps --requirement requirements-no-deps.txt
+	$(BIN)/python -m ipykernel install --prefix $(VENV) --name python3 --display-name "Python 3" >/dev/null
+	@touch $@

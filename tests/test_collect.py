@@ -1,0 +1,98 @@
+"""The packaged datasets hold what the book says of them, and the script that makes them is repeatable."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+import trac
+from trac import collect
+from trac.trajectories import KEYS, read
+
+DATASETS = Path(trac.__file__).parent / "datasets"
+
+
+@pytest.fixture(scope="module", params=collect.SETTINGS)
+def task(request):
+    return request.param
+
+
+def path(task):
+    return DATASETS / f"{task}.hdf5"
+
+
+def test_packaged_file_has_dsrl_form(task):
+    assert path(task).stat().st_size <= 8_000_000
+    with h5py.File(path(task)) as file:
+        assert set(file) == set(KEYS)
+        assert {file[key].dtype for key in KEYS} == {np.dtype("float32")}
+        assert all(np.isfinite(file[key][()]).all() for key in KEYS)
+        assert np.abs(file["actions"][()]).max() <= 1
+        assert set(np.unique(file["costs"][()])) == {0, 1}
+        assert {"made_by", "seed", "settings", "versions"} <= set(file.attrs)
+
+
+def test_packaged_episodes_are_whole_and_in_range(task):
+    data = read(path(task), task)
+    assert (data.lengths == trac.tasks.get_task(task).max_episode_steps).all()
+    assert data.episode_costs.max() <= collect.SETTINGS[task].max_cost
+    inside = np.ones(len(data), dtype=bool)
+    inside[data.starts + data.lengths - 1] = False
+    np.testing.assert_array_equal(data.next_observations[inside], data.observations[1:][inside[:-1]])
+
+
+def test_packaged_data_covers_the_cost_range(task):
+    table = collect.coverage(read(path(task), task))
+    assert len(table) == 8
+    assert (table.trajectories >= 40).all()
+    assert (table.ratio >= 0.7).all()
+
+
+def test_thinning_is_seeded_and_even():
+    settings = replace(collect.SETTINGS["BallRun"], max_cost=80, trajectories=40, cost_bins=4, return_bins=5)
+    rng = np.random.default_rng(0)
+    costs, returns = rng.integers(0, 100, 3000), rng.normal(500, 100, 3000)
+    kept = collect.thin(costs, returns, settings, seed=1)
+    np.testing.assert_array_equal(kept, collect.thin(costs, returns, settings, seed=1))
+    assert not np.array_equal(kept, collect.thin(costs, returns, settings, seed=2))
+    assert costs[kept].max() <= 80
+    assert np.bincount(np.minimum(costs[kept] // 20, 3)).tolist() == [10, 10, 10, 10]
+
+
+def test_thinning_fills_the_bins_of_return_in_turn():
+    # One bin of cost; 1 episode with return 0, 50 with return 10: two from the first bin do not exist.
+    settings = replace(collect.SETTINGS["BallRun"], trajectories=4, cost_bins=1, return_bins=2)
+    kept = collect.thin(np.zeros(51), np.array([0.0] + [10.0] * 50), settings, seed=0)
+    assert len(kept) == 4
+    assert kept[0] == 0
+
+
+def test_coverage_counts_best_and_ratio():
+    episodes = [
+        {key: np.zeros((2, 1) if "obs" in key or key == "actions" else 2, np.float32) for key in KEYS} for _ in range(2)
+    ]
+    for episode, reward, cost in zip(episodes, (220, 330), (0, 40), strict=True):
+        episode["timeouts"][-1] = 1
+        episode["rewards"][-1], episode["costs"][-1] = reward, cost
+    table = collect.coverage(collect.join("BallRun", episodes))
+    assert table.trajectories.tolist() == [1, 0, 0, 0, 1, 0, 0, 0]
+    assert table.ratio[0] == pytest.approx(0.5)
+    assert table.ratio[4] == pytest.approx(330 / 850)
+
+
+def test_a_small_collection_repeats_bit_for_bit():
+    pytest.importorskip("stable_baselines3")
+    pytest.importorskip("pybullet")
+    settings = replace(
+        collect.SETTINGS["BallRun"], steps=400, checkpoint_every=200, learning_starts=100, rollouts=1, batch_size=16
+    )
+    first, second = (collect.collect("BallRun", settings, seed=3) for _ in range(2))
+    assert len(first) == 4 + 2
+    for one, other in zip(first, second, strict=True):
+        for key in KEYS:
+            np.testing.assert_array_equal(one[key], other[key])
+    data = collect.join("BallRun", first)
+    assert data.timeouts.sum() == 6
+    assert set(np.unique(data.costs)) <= {0, 1}

@@ -1,0 +1,145 @@
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import trac
+from trac import envs
+from trac.envs import MissingSimulator, make
+from trac.evaluate import Evaluation, interval, rollout
+
+TASK = dict(task="BallRun", cost_limit=20)
+
+
+class Steer:
+    """Push forward, and back to the middle of the lane."""
+
+    def act(self, observation):
+        return np.array([0.5, -2 * observation[1]], dtype=np.float32)
+
+
+class Push:
+    def act(self, observation):
+        return np.array([1.0, 0.3], dtype=np.float32)
+
+
+def test_the_same_seed_gives_the_same_episodes_for_any_number_of_workers():
+    np.random.seed(5)
+    state = np.random.get_state()[1].copy()
+    one = trac.evaluate(Steer(), **TASK, episodes=4, seed=3, workers=1).episodes
+    np.testing.assert_array_equal(np.random.get_state()[1], state)
+    np.random.seed(77)
+    four = trac.evaluate(Steer(), **TASK, episodes=4, seed=3, workers=4).episodes
+    pd.testing.assert_frame_equal(one, four, check_exact=True)
+    other = trac.evaluate(Steer(), **TASK, episodes=4, seed=4, workers=1).episodes
+    assert not set(other["return"]) & set(one["return"])
+
+
+# A network, because it is the network's last bits that threads and processes could change. It is made on
+# one thread everywhere: the orthogonal initialisation's own last bits depend on the number of threads.
+SCRIPT = """
+import torch, trac
+from trac.policy import Policy
+torch.set_num_threads(1)
+policy = Policy(7, 2, hidden=(64, 64), dropout=0.0, kind="deterministic", generators=[torch.Generator().manual_seed(0)])
+episodes = trac.evaluate(policy, task="BallRun", cost_limit=20, episodes=3, seed=1, workers={workers}).episodes
+print([float(v).hex() for v in episodes["return"]], episodes["cost"].tolist())
+"""
+
+
+def test_a_script_a_kernel_and_pytest_see_the_same_episodes():
+    from nbclient import NotebookClient
+    from nbformat.v4 import new_code_cell, new_notebook
+
+    script = subprocess.run(
+        [sys.executable, "-c", SCRIPT.format(workers=1)], capture_output=True, text=True, check=True
+    ).stdout
+    notebook = new_notebook(cells=[new_code_cell(SCRIPT.format(workers=4))])
+    NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
+    kernel = "".join(o["text"] for o in notebook.cells[0].outputs if o.get("name") == "stdout")
+    printed = []
+    exec(SCRIPT.format(workers=1), {"print": lambda *values: printed.append(" ".join(map(str, values)))})
+    assert kernel.strip() == script.strip() == printed[0]
+
+
+def test_scores_are_those_of_dsrl():
+    episodes = trac.evaluate(Push(), **TASK, episodes=2, workers=1).episodes
+    envs._bullet_classes(trac.TASKS["BallRun"])
+    from dsrl import infos
+    from dsrl.offline_env import OfflineEnv
+
+    theirs = OfflineEnv(
+        max_episode_reward=infos.MAX_EPISODE_REWARD["BallRun"], min_episode_reward=infos.MIN_EPISODE_REWARD["BallRun"]
+    )
+    theirs.set_target_cost(20)
+    for row in episodes.itertuples():
+        reward, cost = theirs.get_normalized_score(row._2, row.cost)
+        assert (row.normalized_reward, row.normalized_cost) == (reward, cost)
+    assert list(episodes) == ["seed", "return", "cost", "length", "normalized_reward", "normalized_cost"]
+    assert (episodes["length"] == 100).all() and (episodes["cost"] > 20).all()
+
+
+def test_an_infinite_limit_reports_raw_cost_only():
+    result = trac.evaluate(Push(), task="BallRun", cost_limit=float("inf"), episodes=2, workers=1)
+    assert result.summary()["cost"] > 0 and np.isnan(result.summary()["normalized_cost"])
+    assert "safe" not in repr(result)
+
+
+def test_a_summary_by_hand():
+    frame = pd.DataFrame({"seed": [1, 2], "return": [2.0, 4.0], "cost": [0.0, 30.0], "length": [100, 100]})
+    frame["normalized_reward"], frame["normalized_cost"] = frame["return"] / 10, frame["cost"] / 20
+    summary = Evaluation("BallRun", 20, frame).summary()
+    assert summary["return"] == 3 and summary["normalized_cost"] == 0.75 and summary["length"] == 100
+    assert summary["cost_interval"] == (0.0, 30.0)
+
+
+def test_the_interval_covers_the_mean_as_often_as_it_says():
+    generator = np.random.default_rng(0)
+    trials = generator.exponential(size=(400, 40))
+    covered = [low <= 1.0 <= high for low, high in (interval(row, resamples=1000) for row in trials)]
+    assert 0.88 < np.mean(covered) < 0.97  # a percentile bootstrap of a skewed mean falls a little short of 0.95
+
+
+def test_the_interval_over_seeds_counts_their_spread():
+    values = np.repeat([[0.0], [1.0], [2.0]], 50, axis=1)  # all spread lies between the seeds
+    low, high = interval(values)
+    assert low <= 0.4 and high >= 1.6
+    low, high = interval(values.ravel())
+    assert low > 0.8 and high < 1.2
+
+
+def test_a_missing_package_is_named_with_its_command(monkeypatch):
+    def fail(name, *rest):
+        raise ImportError(f"No module named {name!r}")
+
+    monkeypatch.setattr(envs.importlib, "import_module", fail)
+    with pytest.raises(MissingSimulator, match="BallRun needs Bullet-Safety-Gym.*pip install pybullet"):
+        make("BallRun")
+
+
+def test_a_suite_without_simulator_says_so():
+    with pytest.raises(MissingSimulator, match="CarGoal1 belongs to the suite safety_gymnasium"):
+        make("CarGoal1")
+
+
+def test_no_episodes_is_refused():
+    with pytest.raises(ValueError, match="episodes=0 must be at least 1"):
+        trac.evaluate(Steer(), **TASK, episodes=0)
+
+
+@pytest.mark.parametrize("task", ["BallRun", "BallCircle", "CarCircle"])
+def test_a_fresh_simulator_repeats_its_start(task):
+    assert rollout(Steer(), task, 3) == rollout(Steer(), task, 3)
+
+
+def test_training_evaluates_and_keeps_the_best(data):
+    config = trac.TracConfig(
+        cost_limit=8, batch_size=8, hidden=(16,), bc_steps=20, steps=40, eval_episodes=2, eval_every=20, log_every=20
+    )
+    run = trac.train(data, config, progress=False)
+    rows = run.history.dropna(subset=["normalized_cost"])
+    assert rows.step.tolist() == [20, 40] and run.best is not None
+    last = trac.evaluate(run.policy, task="BallCircle", cost_limit=8, episodes=2, seed=config.seed).summary()
+    assert rows["return"].iloc[-1] == last["return"]

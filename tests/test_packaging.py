@@ -1,0 +1,107 @@
+"""The files that name packages, versions and addresses agree with each other."""
+
+import json
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import nbformat
+import pytest
+import repository
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
+def requirements() -> list[Requirement]:
+    extras = PROJECT["optional-dependencies"].values()
+    return [Requirement(line) for line in [*PROJECT["dependencies"], *(line for extra in extras for line in extra)]]
+
+
+def lines(name: str) -> list[str]:
+    return [line for line in (ROOT / name).read_text().splitlines() if line and not line.startswith("#")]
+
+
+def test_conda_has_the_same_bounds():
+    # PyPI's pybullet 3.2.5 is 3.25 on conda-forge, where it has builds for every Python.
+    conda_names = {"torch": "pytorch"}
+    expected = {conda_names.get(r.name, r.name): str(r.specifier) for r in requirements() if not r.marker}
+    expected |= {"pybullet": ">=3.25", "pip": ""}
+    *conda, pip = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
+    found = {r.name: str(r.specifier) for r in map(Requirement, [*conda, *pip["pip"]])}
+    assert found.pop("python").split(",")[-1] == PROJECT["requires-python"]
+    assert found == expected
+    (bullet, fork) = (Requirement(line) for line in PROJECT["optional-dependencies"]["bullet"])
+    assert (str(bullet.specifier), fork.name) == (">=3.2.5", "pybullet-arm64")
+
+
+def test_each_requirement_is_pinned_within_its_bounds():
+    pins = {canonicalize_name(r.name): r for r in map(Requirement, lines("constraints.txt"))}
+    for requirement in requirements():
+        (pin,) = pins[canonicalize_name(requirement.name)].specifier
+        assert pin.operator == "==" and "+" not in pin.version
+        assert requirement.specifier.contains(pin.version), f"{requirement} against {pin}"
+
+
+@pytest.mark.parametrize("name", ["book/colab_setup.py", "trac/envs.py"])
+def test_packages_without_dependencies_have_one_version(name):
+    text = (ROOT / name).read_text()
+    for line in lines("requirements-no-deps.txt"):
+        assert line in text
+
+
+def test_conda_and_readme_use_the_file():
+    for name in ("README.md", "environment.yml", "Makefile"):
+        assert "requirements-no-deps.txt" in (ROOT / name).read_text()
+
+
+def test_the_address_is_the_same_everywhere():
+    address = re.escape(repository.address())
+    for name in repository.COPIES:
+        text = (ROOT / name).read_text()
+        assert re.search(address + r"\b", text), name
+    named = re.findall(
+        r"https://github\.com/[\w.-]+/trac-book", "".join((ROOT / n).read_text() for n in repository.COPIES)
+    )
+    assert set(named) <= {repository.address()}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_every_notebook_has_the_set_up_cell(path):
+    cells = [c for c in nbformat.read(path, as_version=4).cells if "setup" in c.metadata.get("tags", [])]
+    assert [cell.source for cell in cells] == [repository.setup_cell()], "run: python book/repository.py"
+    assert "hide-input" in cells[0].metadata.tags and not cells[0].outputs
+
+
+def project_files() -> list[Path]:
+    """What git tracks or would add; without git, the folders that are tracked."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    try:
+        names = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, text=True).stdout.split("\0")
+        return [ROOT / name for name in names if name and (ROOT / name).is_file()]
+    except (OSError, subprocess.CalledProcessError):
+        folders = ("trac", "book", "notebooks", "tests", ".ci")
+        return [p for f in folders for p in (ROOT / f).rglob("*") if p.is_file() and "__pycache__" not in p.parts]
+
+
+def test_no_file_names_a_machine():
+    # Put together from pieces, so that this file passes too.
+    folders = "|".join(["work", "root", "home/" + r"\w+", "tmp/bash", "Users"])
+    paths = re.compile(rf"""(?<![\w.~/-])/({folders})/""")
+    hosts = re.compile(
+        "|".join([r"\bpypi" + r"\.org", "python" + "hosted", r"debian" + r"\.org", r"npmjs" + r"\.(org|com)"])
+    )
+    found = []
+    for path in project_files():
+        if path.suffix in {".hdf5", ".png", ".gif", ".ico", ".safetensors"}:
+            continue
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".ipynb":
+            text = json.dumps(json.loads(text), ensure_ascii=False)
+        found += [f"{path.relative_to(ROOT)}: {m.group()}" for regex in (paths, hosts) for m in regex.finditer(text)]
+    assert not found

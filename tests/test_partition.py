@@ -1,0 +1,124 @@
+import numpy as np
+import pytest
+
+from trac.partition import PartitionError, partition
+from trac.trajectories import from_arrays
+
+
+def one_step_rewards(returns, costs, length=4, lengths=None):
+    """Episodes whose reward and cost come in the first step."""
+    lengths = lengths or [length] * len(returns)
+    starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])
+    n = sum(lengths)
+    rewards, cost, timeouts = np.zeros(n), np.zeros(n), np.zeros(n)
+    rewards[starts], cost[starts] = returns, costs
+    timeouts[np.cumsum(lengths) - 1] = 1
+    zeros = np.zeros((n, 2))
+    return from_arrays(
+        "BallRun",
+        observations=zeros,
+        actions=zeros,
+        rewards=rewards,
+        costs=cost,
+        terminals=np.zeros(n),
+        timeouts=timeouts,
+    )
+
+
+def test_ten_trajectories_by_hand():
+    # Seven are safe at limit 2; ranked by return they are episodes 3 0 6 4 1 5 2.
+    data = one_step_rewards(returns=[1, 5, 9, 0, 4, 6, 3, 20, 2, 7], costs=[0, 1, 2, 0, 0, 2, 1, 3, 5, 9])
+    segments = partition(data, cost_limit=2, top=0.3, bottom=0.2, kappa=0.4, segment_ratio=1.0)
+    assert segments.episodes.tolist() == [0, 1, 2, 3, 5, 7, 8, 9]  # ⌈0.3·7⌉ = 3 on top, ⌈0.2·7⌉ = 2 below, 3 unsafe
+    assert segments.labels.tolist() == [0, 1, 1, 0, 1, 0, 0, 0]
+    expected = [1 - 0.6 / 9, 0.4 + 0.6 * 5 / 9, 1.0, 1.0, 0.4 + 0.6 * 6 / 9, 1, 1, 1]
+    np.testing.assert_allclose(segments.weights, expected, rtol=1e-6)
+    assert segments.windows == 10 and segments.length == 4
+
+
+def test_windows_cover_every_start_once_and_scale_the_limit():
+    data = one_step_rewards(returns=[1, 2, 3], costs=[0, 4, 4], lengths=[8, 8, 5])
+    segments = partition(data, cost_limit=7, top=1.0, segment_ratio=0.5)
+    assert segments.length == 4 and segments.cost_limit == 3.5
+    assert sorted(segments.starts) == [0, 1, 2, 3, 4, 8, 9, 10, 11, 12, 16, 17]
+    assert dict(zip(segments.starts.tolist(), segments.costs.tolist(), strict=True))[8] == 4  # over 3.5, under 7
+    assert set(segments.starts[segments.labels == 0]) == {8, 16}
+
+
+def test_episodes_that_are_too_short_are_counted():
+    data = one_step_rewards(returns=[1, 2, 3], costs=[0, 9, 9], lengths=[8, 8, 5])
+    segments = partition(data, cost_limit=3, top=1.0, segment_ratio=1.0)
+    assert (segments.too_short, segments.too_short_unsafe) == (1, 1)
+    assert "1 episodes are too short, 1 of them unsafe" in repr(segments)
+
+
+def test_overlap_by_rounding_is_undesirable():
+    data = one_step_rewards(returns=[1, 2, 3], costs=[0, 0, 0])
+    segments = partition(data, cost_limit=5, top=0.5, bottom=0.5, segment_ratio=1.0)
+    assert segments.labels.tolist() == [0, 0, 1]  # two each, and the middle one is in both
+
+
+def test_no_constraint_needs_and_uses_the_bottom():
+    data = one_step_rewards(returns=[1, 2, 3, 4], costs=[0, 50, 0, 90])
+    segments = partition(data, cost_limit=np.inf, top=0.5, bottom=0.5, segment_ratio=1.0)
+    assert segments.labels.tolist() == [0, 0, 1, 1]
+
+
+def test_equal_returns_get_weight_one_with_a_warning():
+    data = one_step_rewards(returns=[2, 2, 9], costs=[0, 0, 9])
+    with pytest.warns(UserWarning, match="all 2 safe windows have the same return 2"):
+        segments = partition(data, cost_limit=1, segment_ratio=1.0)
+    assert segments.weights.tolist() == [1] * len(segments)
+
+
+def test_steps_are_labelled_by_their_own_cost(data):
+    segments = partition(data, cost_limit=5, top=1.0, level="step")
+    assert segments.length == 1 and len(segments) == len(data)
+    np.testing.assert_array_equal(segments.labels == 0, data.costs > 5 / 20)
+
+
+def test_released_sampling_leaves_the_global_generator_alone(data):
+    np.random.seed(3)
+    before = np.random.get_state()[1].copy()
+    first = partition(data, cost_limit=5, sampling="released", seed=1)
+    np.testing.assert_array_equal(before, np.random.get_state()[1])
+    assert first.starts.tolist() == partition(data, cost_limit=5, sampling="released", seed=1).starts.tolist()
+    assert first.starts.tolist() != partition(data, cost_limit=5, sampling="released", seed=2).starts.tolist()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (dict(cost_limit=-1), "cost_limit=-1 must be 0 or more"),
+        (dict(cost_limit=float("nan")), "cost_limit=nan"),
+        (dict(cost_limit=float("inf")), "set bottom above 0"),
+        (dict(top=0.0), r"top=0.0 must lie in \(0, 1\]"),
+        (dict(top=1.1), "top=1.1"),
+        (dict(bottom=-0.1), "bottom=-0.1"),
+        (dict(bottom=1.5), "bottom=1.5"),
+        (dict(top=0.7, bottom=0.4), "top [+] bottom = 1.1 is more than 1"),
+        (dict(kappa=2), "kappa=2"),
+        (dict(segment_ratio=0), "segment_ratio=0 must lie"),
+        (dict(segment_ratio=1.01), "segment_ratio=1.01"),
+        (dict(segment_ratio=0.01), "less than one step. Use at least 0.05"),
+        (dict(sampling="some"), "'exact' or 'released'"),
+        (dict(level="some"), "'trajectory' or 'step'"),
+        (dict(segment_ratio=0.9, sampling="released"), "none for T=20, L=18"),
+        (dict(cost_limit=500), "no window is undesirable: none costs more than 125"),
+    ],
+)
+def test_settings_out_of_range_are_refused(data, settings, message):
+    with pytest.raises(PartitionError, match=message):
+        partition(data, **{"cost_limit": 5, **settings})
+
+
+def test_a_limit_below_every_window_names_the_smallest_cost():
+    data = one_step_rewards(returns=[1, 2], costs=[3, 5])
+    with pytest.raises(PartitionError, match=r"smallest cost of a window is 3\. Raise cost_limit to at least 3"):
+        partition(data, cost_limit=2, segment_ratio=1.0)
+
+
+def test_a_bottom_that_takes_every_safe_window_is_refused():
+    data = one_step_rewards(returns=[1, 2], costs=[0, 5])
+    with pytest.raises(PartitionError, match="the bottom share took all 1 safe windows"):
+        partition(data, cost_limit=2, top=0.5, bottom=0.5, segment_ratio=1.0)

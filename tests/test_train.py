@@ -1,0 +1,202 @@
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import trac
+from trac.baselines import bc_all, bc_safe
+from trac.config import ConfigError, TracConfig
+from trac.partition import PartitionError
+from trac.train import Adam, _batches, _log_prob_of_data
+
+QUICK = TracConfig(
+    cost_limit=8, batch_size=8, hidden=(16, 16), bc_steps=30, steps=60, warmup_steps=10, eval_episodes=0, log_every=10
+)
+
+
+def same(a, b):
+    return all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+
+
+def test_the_same_seed_gives_the_same_bits_alone_and_stacked(data):
+    configs = [QUICK.replace(seed=1), QUICK.replace(seed=2, alpha=0.5, eta=1.0, gamma=0.9, cost_limit=5, top=0.25)]
+    configs.append(QUICK.replace(learning_rate=3e-4, kappa=0.1))
+    stacked = trac.train(data, configs, progress=False)
+    for config, run in zip(configs, stacked, strict=True):
+        alone = trac.train(data, config, progress=False)
+        assert same(run.policy, alone.policy) and same(run.reference, alone.reference)
+        pd.testing.assert_frame_equal(run.history, alone.history)
+    assert not same(stacked[0].policy, trac.train(data, QUICK.replace(seed=3), progress=False).policy)
+
+
+def test_runs_of_different_shapes_are_grouped_and_come_back_in_order(data):
+    configs = [QUICK, QUICK.replace(batch_size=4), QUICK.replace(seed=9), QUICK.replace(segment_ratio=0.5)]
+    runs = trac.train(data, configs, progress=False)
+    assert [run.config for run in runs] == configs
+    assert [run.record["stack"] for run in runs] == [2, 1, 2, 1]
+
+
+def test_cloning_learns_and_the_classifier_separates(data):
+    config = QUICK.replace(bc_steps=400, steps=1000, learning_rate=3e-3, dropout=0.0, alpha=1.0, lr_multiplier=1.0)
+    history = trac.train(data, config, progress=False).history
+    cloning, second = history[history.phase == "bc"], history[history.phase == "trac"]
+    assert cloning.loss.iloc[-1] < 0.3 * cloning.loss.iloc[0]
+    assert second.score_desirable.iloc[-1] > 0 > second.score_undesirable.iloc[-1]
+    assert second.accuracy.iloc[-1] > 0.8 and second.loss.iloc[-1] < second.loss.iloc[0]
+    assert history.step.tolist() == list(range(10, 1001, 10))
+
+
+def test_the_reference_is_frozen_at_the_end_of_cloning(data):
+    run = trac.train(data, QUICK, progress=False)
+    cloned = trac.train(data, QUICK.replace(steps=30), progress=False)
+    assert same(run.reference, cloned.policy) and not same(run.policy, run.reference)
+
+
+def test_reference_and_start_are_what_their_names_say(data):
+    one_step = QUICK.replace(steps=31, dropout=0.0, log_every=1)
+    start = trac.train(data, one_step, progress=False).history.iloc[-1]
+    assert start.score_desirable == start.score_undesirable == 0  # π starts as π_ref
+    fresh = trac.train(data, one_step.replace(init="fresh"), progress=False).history.iloc[-1]
+    assert fresh.score_desirable < 0  # the untrained policy clones worse than π_ref
+    initial = trac.train(data, one_step.replace(reference="initial"), progress=False)
+    assert initial.history.iloc[-1].score_desirable > 0
+    assert same(initial.reference, trac.train(data, one_step.replace(steps=1, bc_steps=0), progress=False).reference)
+    none = trac.train(data, one_step.replace(reference="none"), progress=False).history.iloc[-1]
+    assert none.score_desirable < 0 and none.score_undesirable < 0  # -||a - μ||² is never positive
+
+
+def test_use_and_bc_coef_change_the_gradient(data):
+    policies = [
+        trac.train(data, QUICK.replace(**change), progress=False).policy
+        for change in ({}, dict(use="desirable"), dict(use="undesirable"), dict(bc_coef=0.5), dict(clamp=0.49))
+    ]
+    for i, one in enumerate(policies):
+        assert not any(same(one, other) for other in policies[:i])
+
+
+def test_every_kind_of_policy_and_level_trains(data):
+    for change in (dict(policy="gaussian"), dict(level="step"), dict(sampling="released"), dict(dropout=0.1)):
+        history = trac.train(data, QUICK.replace(**change), progress=False).history
+        assert np.isfinite(history.loss).all()
+
+
+def test_batches_without_a_half_are_counted(data):
+    history = trac.train(data, QUICK.replace(batch_size=1), progress=False).history
+    assert (history[history.phase == "trac"].one_sided == 1).all()
+
+
+def test_a_saved_run_comes_back(tmp_path, data):
+    config = QUICK.replace(cost_limit=math.inf, bottom=0.5)
+    run = trac.train(data, config, out=tmp_path / "run", progress=False)
+    again = trac.load_run(tmp_path / "run")
+    assert again.config == config and again.best is None and again.record == run.record
+    assert same(again.policy, run.policy) and same(again.reference, run.reference)
+    pd.testing.assert_frame_equal(again.history, run.history, check_exact=False)
+    json.loads((tmp_path / "run" / "run.json").read_text(), parse_constant=pytest.fail)
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["history.csv", "run.json", "weights.safetensors"]
+
+
+def test_a_damaged_run_is_named(tmp_path, data):
+    folder = trac.train(data, QUICK, progress=False).save(tmp_path / "run")
+    (folder / "weights.safetensors").write_bytes(b"damaged")
+    with pytest.raises(ConfigError, match="run: the run cannot be read"):
+        trac.load_run(folder)
+    (folder / "weights.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match=r"weights\.safetensors: no such file"):
+        trac.load_run(folder)
+
+
+def test_bc_clones_all_or_the_safe_episodes(data):
+    config = QUICK.replace(steps=600, learning_rate=3e-3, dropout=0.0)
+    everything, safe = bc_all(data, config, progress=False), bc_safe(data, config, progress=False)
+    assert everything.record["algorithm"] == "bc_all" and set(everything.history.phase) == {"bc"}
+    assert same(everything.policy, everything.reference)
+    chosen = np.repeat(data.episode_costs <= 8, data.lengths)
+    error = {
+        name: ((run.policy.act(data.observations) - data.actions) ** 2).sum(-1)
+        for name, run in (("all", everything), ("safe", safe))
+    }
+    assert error["safe"][chosen].mean() < error["all"][chosen].mean()
+    assert error["safe"][~chosen].mean() > error["all"][~chosen].mean()
+
+
+def test_bc_safe_without_a_safe_episode_is_refused(data):
+    with pytest.raises(PartitionError, match="no episode is safe at cost_limit=0"):
+        bc_safe(data.__class__(**{**data.__dict__, "costs": data.costs + 1}), QUICK.replace(cost_limit=0))
+
+
+def test_adam_is_torch_adam():
+    parameters = [torch.randn(1, 4, 3, requires_grad=True), torch.randn(1, 4, requires_grad=True)]
+    theirs = [p.detach().clone().requires_grad_() for p in parameters]
+    ours, reference = Adam(parameters), torch.optim.Adam(theirs, lr=0.01)
+    for _ in range(20):
+        gradients = [torch.randn_like(p) for p in parameters]
+        ours.step(gradients, torch.tensor([0.01]))
+        for p, g in zip(theirs, gradients, strict=True):
+            p.grad = g
+        reference.step()
+    for mine, other in zip(parameters, theirs, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)
+
+
+def test_batches_are_whole_permutations():
+    stream = _batches(10, 4, torch.Generator().manual_seed(0))
+    drawn = torch.cat([next(stream) for _ in range(15)])
+    assert all(sorted(drawn[i : i + 10].tolist()) == list(range(10)) for i in range(0, 60, 10))
+    assert len(next(_batches(3, 8, torch.Generator()))) == 8
+
+
+def test_the_cached_reference_is_exact(data):
+    policy = trac.train(data, QUICK, progress=False).reference
+    o, a = torch.as_tensor(data.observations), torch.as_tensor(data.actions)
+    cached = _log_prob_of_data(policy, o, a, chunk=7)
+    torch.testing.assert_close(cached, policy.log_prob(o[None], a[None]).detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_another_task_is_refused(data):
+    for method in (trac.train, bc_all, bc_safe):
+        with pytest.raises(ConfigError, match="the config is for BallRun and the data is of BallCircle"):
+            method(data, QUICK.replace(task="BallRun"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(alfa=1), "'alfa' is not a field of TracConfig: did you mean alpha"),
+        (dict(alpha=0), "alpha=0 must be above 0"),
+        (dict(gamma=1.5), "gamma=1.5"),
+        (dict(dropout=1.0), "dropout=1.0"),
+        (dict(clamp=0.7), "clamp=0.7"),
+        (dict(bc_steps=61), "bc_steps=61 must be at most steps=60"),
+        (dict(use="none"), "use='none' must be one of"),
+        (dict(reference="cloned"), "reference='cloned'"),
+        (dict(batch_size=0), "batch_size=0"),
+        (dict(seed=-1), "seed=-1"),
+        (dict(eta=float("nan")), "eta=nan"),
+        (dict(task="BallRum"), "did you mean BallRun"),
+        (dict(cost_limit=-5), "cost_limit=-5"),
+    ],
+)
+def test_bad_configs_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        QUICK.replace(**change)
+
+
+def test_paper_settings():
+    config = TracConfig.paper("BallRun", 20, seed=10)
+    assert (config.alpha, config.gamma, config.eta, config.top, config.bottom) == (0.2, 0.99, 0.25, 0.5, 0.0)
+    assert (config.batch_size, config.bc_steps, config.steps, config.segment_ratio) == (96, 30_000, 100_000, 1.0)
+    assert (config.sampling, config.learning_rate, config.lr_multiplier, config.warmup_steps) == (
+        "released",
+        1e-4,
+        0.1,
+        10_000,
+    )
+    assert TracConfig.paper("easydense", 10).steps == 200_000
+    assert TracConfig.paper("PointButton1", 20).alpha == 0.1
+    with pytest.raises(ConfigError, match="does not print its segment ratio for CarRun"):
+        TracConfig.paper("CarRun", 20)
+    assert TracConfig.paper("CarRun", 20, segment_ratio=0.5).segment_ratio == 0.5

@@ -1,0 +1,168 @@
+import h5py
+import numpy as np
+import pytest
+
+import trac
+from trac import trajectories
+from trac.tasks import TASKS, UnknownTask
+from trac.trajectories import DatasetError, from_arrays, read, write
+
+
+def write_raw(path, arrays):
+    with h5py.File(path, "w") as file:
+        for key, value in arrays.items():
+            file[key] = value
+    return path
+
+
+def test_episodes_returns_and_costs_by_hand():
+    data = from_arrays(
+        "BallCircle",
+        observations=np.zeros((5, 8)),
+        actions=np.zeros((5, 2)),
+        rewards=[1, 2, 3, 4, 5],
+        costs=[0, 1, 1, 1, 0],
+        terminals=[0, 1, 0, 0, 0],
+        timeouts=[0, 0, 0, 0, 1],
+    )
+    assert data.starts.tolist() == [0, 2] and data.lengths.tolist() == [2, 3]
+    assert data.returns.tolist() == [3, 12] and data.episode_costs.tolist() == [1, 2]
+
+
+def test_a_file_comes_back_as_it_was(tmp_path, data):
+    path = tmp_path / "new" / "data.hdf5"
+    write(path, data, {"made_by": "a test"})
+    again = read(path, "BallCircle")
+    for name in (*trajectories.KEYS, "starts", "lengths", "returns", "episode_costs"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(data, name))
+    assert [p.name for p in path.parent.iterdir()] == ["data.hdf5"]
+    with h5py.File(path) as file:
+        assert file.attrs["made_by"] == "a test" and file["terminals"].dtype == np.float32
+
+
+def test_columns_of_shape_n_1_are_read(arrays):
+    arrays["rewards"] = arrays["rewards"][:, None]
+    assert from_arrays("BallCircle", **arrays).rewards.shape == (240,)
+
+
+def test_a_trailing_piece_is_dropped_and_counted(arrays):
+    arrays["timeouts"][-1] = 0
+    with pytest.warns(UserWarning, match="dropped the last 20 transitions"):
+        data = from_arrays("BallCircle", **arrays)
+    assert len(data) == 220 and len(data.starts) == 11 and data.next_observations.shape == (220, 8)
+
+
+def broken(key, change):
+    def apply(arrays):
+        arrays[key] = change(arrays[key])
+
+    return apply
+
+
+def with_value(value, row=7):
+    def change(array):
+        array = np.array(array, dtype=np.float32)
+        array[row] = value
+        return array
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (broken("rewards", lambda a: a[:-1]), "different lengths .*'rewards': 239"),
+        (broken("observations", with_value(np.nan)), "observations has a NaN or infinite value, first in row 7"),
+        (broken("costs", with_value(np.inf)), "costs has a NaN or infinite value, first in row 7"),
+        (broken("next_observations", with_value(np.nan)), "next_observations has a NaN"),
+        (broken("actions", with_value(1.5)), r"actions must lie in \[-1, 1\]; the largest is 1.5, first in row 7"),
+        (broken("timeouts", np.zeros_like), "no episode ends"),
+        (broken("terminals", with_value(2)), "terminals must hold only 0 and 1"),
+        (broken("observations", lambda a: a[:, 0]), r"observations has shape \(240,\)"),
+    ],
+)
+def test_bad_arrays_are_refused_with_the_reason(arrays, change, message):
+    change(arrays)
+    with pytest.raises(DatasetError, match=message):
+        from_arrays("BallCircle", **arrays)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path, arrays: None, "no such file"),
+        (lambda path, arrays: path.write_bytes(b""), "the file is empty"),
+        (lambda path, arrays: path.write_bytes(b"PK not an HDF5 file" * 99), "not a readable HDF5 file"),
+        (lambda path, arrays: truncate(write_raw(path, arrays)), "truncated"),
+        (lambda path, arrays: write_raw(path, drop(arrays, "costs")), r"the keys \['costs'\] are missing"),
+        (
+            lambda path, arrays: write_raw(path, arrays | {"costs": np.array(["a"] * 240, object)}),
+            "costs is not a plain",
+        ),
+        (lambda path, arrays: write_raw(path, arrays | {"costs": h5py.ExternalLink("x", "y")}), "costs"),
+        (
+            lambda path, arrays: write_raw(path, arrays | {"next_observations": np.zeros((9, 8))}),
+            "next_observations has",
+        ),
+    ],
+)
+def test_bad_files_are_refused_with_the_reason(tmp_path, arrays, make, message):
+    path = tmp_path / "bad.hdf5"
+    make(path, arrays)
+    with pytest.raises(DatasetError, match=message) as error:
+        trac.load("BallCircle", path)
+    assert "bad.hdf5" in str(error.value)
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-3000])
+
+
+def drop(arrays, key):
+    return {name: value for name, value in arrays.items() if name != key}
+
+
+def test_next_observations_are_read_when_asked_for(tmp_path, arrays):
+    path = write_raw(tmp_path / "a.hdf5", arrays)
+    data = read(path, "BallCircle")
+    np.testing.assert_allclose(data.next_observations, arrays["next_observations"])
+    arrays.pop("next_observations")
+    with pytest.raises(DatasetError, match="without next observations"):
+        _ = from_arrays("BallCircle", **arrays).next_observations
+
+
+def test_an_unknown_task_names_the_nearest():
+    with pytest.raises(UnknownTask, match="did you mean BallCircle"):
+        trac.load("ballcircel")
+    with pytest.raises(UnknownTask, match="the tasks are AntCircle"):
+        trac.load("zzzz")
+
+
+def test_a_task_without_packaged_data_says_what_to_do():
+    with pytest.raises(
+        DatasetError, match=r"AntRun has no packaged dataset .*SafetyAntRun-v0-150-1816\.hdf5"
+    ):
+        trac.load("AntRun")
+
+
+def test_tasks_are_those_of_dsrl():
+    infos = pytest.importorskip("dsrl.infos")
+    assert set(TASKS) == set(infos.DATASET_URLS)
+    for name, task in TASKS.items():
+        assert infos.DATASET_URLS[name].endswith("/" + task.file)
+        assert task.max_episode_steps == infos.DEFAULT_MAX_EPISODE_STEPS[name]
+        assert task.min_return == infos.MIN_EPISODE_REWARD[name]
+        assert task.max_return == infos.MAX_EPISODE_REWARD[name]
+    assert [sum(task.suite == s for task in TASKS.values()) for s in ("bullet", "safety_gymnasium", "metadrive")] == [
+        8,
+        21,
+        9,
+    ]
+
+
+def test_normalised_scores_by_hand():
+    task = TASKS["BallRun"]
+    assert task.normalized_reward(task.min_return) == 0 and task.normalized_reward(task.max_return) == 1
+    assert task.normalized_cost(5.0, 20) == 0.25
+    assert task.normalized_cost(0.0, 0) == 1 and task.normalized_cost(3.0, 0) == 4
+    assert np.isnan(task.normalized_cost(3.0, float("inf")))

@@ -1,0 +1,41 @@
+"""Command line: `python -m trac train --task BallCircle --cost-limit 20 --seed 0`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+import trac
+
+
+def train(
+    config: Annotated[trac.TracConfig, tyro.conf.arg(name="")] = trac.TracConfig(),  # noqa: B008 (frozen)
+    path: Path | None = None,
+    out: Path | None = None,
+    device: str | None = None,
+) -> None:
+    """Train TraC on a task's data and evaluate it in the simulator.
+
+    Args:
+        config: every field is a flag of its own.
+        path: a file in DSRL's HDF5 form; without it, the packaged dataset.
+        out: folder for the finished run; runs/<task>-<cost limit>-<seed> without it.
+        device: cpu or cuda; a GPU where there is one.
+    """
+    data = trac.load(config.task) if path is None else trac.load(config.task, path)
+    print(data)
+    folder = out or Path("runs") / f"{config.task}-{config.cost_limit:g}-{config.seed}"
+    run = trac.train(data, config, device=device, out=folder)
+    print(run.history.iloc[-1].to_string())
+    print(f"saved in {folder}; read it with trac.load_run({str(folder)!r})")
+
+
+def main() -> None:
+    try:
+        tyro.extras.subcommand_cli_from_dict({"train": train}, prog="python -m trac")
+    except (ValueError, ImportError, FileNotFoundError) as error:
+        raise SystemExit(f"error: {error}") from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,318 @@
+"""Make the packaged datasets: constrained reinforcement learning in the real simulators.
+
+    python -m trac.collect BallCircle --out trac/datasets --seed 0
+
+Soft actor-critic learns on the reward `r - λ c`. The multiplier λ follows the cost of the current
+policy to a cost limit that starts loose and is tightened along the run, so that one run sweeps the
+frontier of return against cost. Two kinds of episode are kept, from the whole of training: the noisy
+ones that the agent learns from, and noise-free rollouts of checkpoints. They are then thinned evenly
+over a cost × return grid, as DSRL does (Liu et al. 2024, arXiv 2306.09303, section 4).
+"""
+
+import importlib
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pandas as pd
+import torch
+
+from trac import envs
+from trac.trajectories import KEYS, Trajectories, from_arrays, write
+
+Episode = dict[str, np.ndarray]  # KEYS -> (T, dim) or (T,) float32
+
+# Best return in each eighth of the cost range, read off the plots of DSRL's data (arXiv 2306.09303).
+DSRL_FRONTIER = {
+    "BallRun": (440, 440, 550, 700, 850, 1000, 1150, 1320),
+    "BallCircle": (670, 690, 750, 780, 850, 880, 865, 865),
+    "CarCircle": (430, 440, 475, 480, 505, 510, 530, 530),
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How one task's data is made."""
+
+    max_cost: int  # costlier episodes are dropped [cost per episode]; DSRL's range
+    trajectories: int  # at most this many are kept; bounded by the size of the file
+    steps: int  # length of training [simulator steps]
+    limits: tuple[tuple[int, float], ...]  # (training step, cost limit), linear in between
+    checkpoint_every: int  # steps between updates of λ, each with rollouts; a whole number of episodes
+    rollouts: int  # noise-free episodes recorded at each checkpoint
+    reward_scale: float  # the agent sees scale * (r - λ c)
+    integral_gain: float  # change of λ at a checkpoint for each unit of cost over the limit
+    proportional_gain: float  # λ on top of the integral for each unit of cost over the limit
+    max_multiplier: float  # λ stays in [0, max]
+    target_entropy: float  # of the training policy [nat]; lower is closer to deterministic
+    gamma: float = 0.98  # discount per step
+    hidden: tuple[int, ...] = (128, 128)
+    learning_rate: float = 1e-3
+    batch_size: int = 256
+    learning_starts: int = 2_000  # uniformly random actions before this step
+    train_freq: int = 4  # steps between updates of the networks
+    gradient_steps: int = 1  # gradient steps at each update
+    cost_bins: int = 40
+    return_bins: int = 10
+
+
+SETTINGS = {
+    "BallRun": Settings(
+        max_cost=80,
+        trajectories=940,
+        steps=60_000,
+        limits=((0, 100), (10_000, 85), (55_000, 0)),
+        checkpoint_every=400,
+        rollouts=6,
+        reward_scale=0.3,
+        integral_gain=0.04,
+        proportional_gain=0.3,
+        max_multiplier=60,
+        target_entropy=-4,
+    ),
+    "BallCircle": Settings(
+        max_cost=80,
+        trajectories=600,
+        steps=70_000,
+        limits=((0, 200), (12_000, 200), (18_000, 75), (60_000, 0)),
+        checkpoint_every=400,
+        rollouts=4,
+        reward_scale=0.3,
+        integral_gain=0.016,
+        proportional_gain=0.05,
+        max_multiplier=40,
+        target_entropy=-4,
+    ),
+    "CarCircle": Settings(
+        max_cost=100,
+        trajectories=420,
+        steps=72_000,
+        limits=((0, 300), (24_000, 300), (30_000, 90), (63_000, 0)),
+        checkpoint_every=600,
+        rollouts=4,
+        reward_scale=1.0,
+        integral_gain=0.012,
+        proportional_gain=0.03,
+        max_multiplier=20,
+        target_entropy=-2,
+        train_freq=2,
+    ),
+}
+
+
+class Recorder(gym.Wrapper):
+    """Keep every finished episode as it was executed, and pass on the reward `scale * (r - multiplier * c)`."""
+
+    def __init__(self, env: gym.Env, scale: float = 1.0):
+        super().__init__(env)
+        self.scale, self.multiplier = scale, 0.0
+        self.episodes: list[Episode] = []
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+        self._rows: list[tuple] = []
+        self._observation, info = self.env.reset(seed=seed, options=options)
+        return self._observation, info
+
+    def step(self, action):
+        action = np.clip(action, -1, 1)
+        upcoming, reward, terminal, timeout, info = self.env.step(action)
+        # The order of KEYS.
+        self._rows.append((self._observation, upcoming, action, reward, info["cost"], terminal, timeout))
+        self._observation = upcoming
+        if terminal or timeout:
+            columns = zip(*self._rows, strict=True)
+            self.episodes.append({k: np.array(column, np.float32) for k, column in zip(KEYS, columns, strict=True)})
+        return upcoming, self.scale * (reward - self.multiplier * info["cost"]), terminal, timeout, info
+
+
+def collect(task: str, settings: Settings, seed: int) -> list[Episode]:
+    """Train, and return all training episodes and all rollouts in the order in which they were made.
+
+    Args:
+        task: name of a Bullet task in `trac.TASKS`.
+        settings: the length and shape of training.
+        seed: of the agent and its simulator; the rollouts' simulator starts from `seed + 1`.
+    """
+    sac = _stable_baselines3().SAC
+    torch.set_num_threads(1)  # the same seed gives the same bits for one thread count only
+    env = Recorder(envs.make(task), settings.reward_scale)
+    checkpoint_env = Recorder(envs.make(task))
+    checkpoint_env.reset(seed=seed + 1)
+    model = sac(
+        "MlpPolicy",
+        env,
+        seed=seed,
+        device="cpu",
+        policy_kwargs=dict(net_arch=list(settings.hidden), optimizer_kwargs=dict(fused=True)),
+        learning_rate=settings.learning_rate,
+        batch_size=settings.batch_size,
+        buffer_size=settings.steps,
+        learning_starts=settings.learning_starts,
+        train_freq=settings.train_freq,
+        gradient_steps=settings.gradient_steps,
+        gamma=settings.gamma,
+        ent_coef="auto_0.1",
+        target_entropy=settings.target_entropy,
+    )
+    episodes: list[Episode] = []
+    trained, integral = 0, 0.0
+    for step in range(settings.checkpoint_every, settings.steps + 1, settings.checkpoint_every):
+        model.learn(settings.checkpoint_every, reset_num_timesteps=False)
+        rolled = rollouts(model, checkpoint_env, settings.rollouts)
+        episodes += env.episodes[trained:] + rolled
+        trained = len(env.episodes)
+
+        # A proportional term as well as the integral: where return is convex in cost, as on BallRun,
+        # the integral alone jumps from one end of the frontier to the other (Stooke et al. 2020).
+        cost = float(np.mean([episode["costs"].sum() for episode in rolled]))
+        limit = float(np.interp(step, *zip(*settings.limits, strict=True)))
+        integral = float(np.clip(integral + settings.integral_gain * (cost - limit), 0, settings.max_multiplier))
+        env.multiplier = float(
+            np.clip(integral + settings.proportional_gain * (cost - limit), 0, settings.max_multiplier)
+        )
+        relabel(model.replay_buffer, env)
+
+        mean_return = float(np.mean([episode["rewards"].sum() for episode in rolled]))
+        print(
+            f"{task} step {step}/{settings.steps}  limit {limit:.0f}  λ {env.multiplier:.2f}  "
+            f"return {mean_return:.0f}  cost {cost:.1f}",
+            flush=True,
+        )
+    return episodes
+
+
+def rollouts(model, env: Recorder, episodes: int) -> list[Episode]:
+    """Record that many noise-free episodes."""
+    for _ in range(episodes):
+        observation, _ = env.reset()
+        done = False
+        while not done:
+            action, _ = model.predict(observation, deterministic=True)
+            observation, _, terminal, timeout, _ = env.step(action)
+            done = terminal or timeout
+    return env.episodes[-episodes:]
+
+
+def relabel(buffer, env: Recorder) -> None:
+    """Rewrite the replay buffer's rewards with the current multiplier, so that old samples stay usable."""
+    rewards = np.concatenate([episode["rewards"] for episode in env.episodes])
+    costs = np.concatenate([episode["costs"] for episode in env.episodes])
+    buffer.rewards[: len(rewards), 0] = env.scale * (rewards - env.multiplier * costs)
+
+
+def thin(costs: np.ndarray, returns: np.ndarray, settings: Settings, seed: int) -> np.ndarray:
+    """Choose episodes evenly over cost, and within a bin of cost evenly over return.
+
+    Each bin of cost keeps at most `trajectories / cost_bins` episodes, drawn round by round: one from
+    each of its bins of return, then a second one, and so on.
+
+    Args:
+        costs, returns: (E,) per episode.
+
+    Returns:
+        Sorted indices into the episodes with a cost of at most `max_cost`.
+    """
+    costs, returns = np.asarray(costs), np.asarray(returns)
+    within = np.flatnonzero(costs <= settings.max_cost)
+    table = pd.DataFrame(
+        {
+            "cost": _bin(costs[within], 0, settings.max_cost, settings.cost_bins),
+            "return": _bin(returns[within], returns[within].min(), returns[within].max(), settings.return_bins),
+        },
+        index=within,
+    )
+    table = table.iloc[np.random.default_rng(seed).permutation(len(table))]
+    table["round"] = table.groupby(["cost", "return"]).cumcount()
+    kept = table.sort_values("round", kind="stable").groupby("cost").head(settings.trajectories // settings.cost_bins)
+    return np.sort(kept.index.to_numpy())
+
+
+def _bin(values: np.ndarray, low: float, high: float, bins: int) -> np.ndarray:
+    return np.clip(((values - low) / (high - low) * bins).astype(int), 0, bins - 1)
+
+
+def join(task: str, episodes: Sequence[Episode]) -> Trajectories:
+    """Lay episodes end to end."""
+    return from_arrays(task, **{key: np.concatenate([episode[key] for episode in episodes]) for key in KEYS})
+
+
+def coverage(data: Trajectories) -> pd.DataFrame:
+    """How well the data covers the cost range, next to DSRL's own data.
+
+    Returns:
+        One row for each eighth of the cost range: cost_from, cost_to, trajectories, best_return,
+        dsrl_frontier, ratio (of the two).
+    """
+    edges = np.linspace(0, SETTINGS[data.task].max_cost, 9)
+    eighth = _bin(data.episode_costs, 0, edges[-1], 8)
+    frontier = np.array(DSRL_FRONTIER[data.task], dtype=float)
+    best = np.array([data.returns[eighth == i].max(initial=-np.inf) for i in range(8)])
+    return pd.DataFrame(
+        {
+            "cost_from": edges[:-1],
+            "cost_to": edges[1:],
+            "trajectories": np.bincount(eighth, minlength=8),
+            "best_return": best,
+            "dsrl_frontier": frontier,
+            "ratio": best / frontier,
+        }
+    )
+
+
+def make_dataset(task: str, settings: Settings, seed: int) -> Trajectories:
+    """Train, thin, and lay the episodes that are kept end to end."""
+    episodes = collect(task, settings, seed)
+    costs = np.array([episode["costs"].sum() for episode in episodes])
+    returns = np.array([episode["rewards"].sum() for episode in episodes])
+    return join(task, [episodes[i] for i in thin(costs, returns, settings, seed)])
+
+
+def _stable_baselines3():
+    try:
+        return importlib.import_module("stable_baselines3")
+    except ImportError as error:
+        raise ImportError(
+            f"Making datasets needs Stable-Baselines3, and importing it failed ({error}). "
+            f"Install it with: pip install stable-baselines3"
+        ) from error
+
+
+def main(task: str, /, out: Path = Path("trac/datasets"), seed: int = 0) -> None:
+    """Make one packaged dataset.
+
+    Args:
+        task: BallRun, BallCircle or CarCircle.
+        out: folder for the file.
+        seed: of everything random.
+    """
+    if task not in SETTINGS:
+        raise SystemExit(f"no settings for {task!r}: choose one of {', '.join(SETTINGS)}.")
+    settings = SETTINGS[task]
+    data = make_dataset(task, settings, seed)
+    packages = ("torch", "stable-baselines3", "gymnasium", "pybullet", "bullet_safety_gym", "dsrl", "numpy")
+    path = out / f"{task}.hdf5"
+    write(
+        path,
+        data,
+        {
+            "made_by": f"python -m trac.collect {' '.join(sys.argv[1:])}",
+            "seed": str(seed),
+            "settings": json.dumps(asdict(settings)),
+            "versions": json.dumps({"python": sys.version.split()[0]} | {name: version(name) for name in packages}),
+        },
+    )
+    print(coverage(data).to_string(index=False, float_format="%.2f"))
+    print(f"{data}: {path}, {os.path.getsize(path) / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    import tyro
+
+    tyro.cli(main)

@@ -1,0 +1,129 @@
+"""TracConfig: everything that can be varied in a run, in one flat, frozen dataclass."""
+
+import dataclasses
+import difflib
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from trac.partition import check_settings
+from trac.tasks import get_task
+
+
+class ConfigError(ValueError):
+    """Settings that are out of range, contradict each other, or do not fit the data."""
+
+
+@dataclass(frozen=True)
+class TracConfig:
+    """Everything that can be varied in a run. The defaults are the book's quick settings; see `paper()`."""
+
+    # problem
+    task: str = "BallCircle"  # name in trac.TASKS
+    cost_limit: float = 20.0  # l [cost per episode]; inf: no constraint (needs bottom > 0)
+    # partition
+    top: float = 0.5  # x, share of the safe windows that is desirable
+    bottom: float = 0.0  # y, share of the safe windows that is undesirable
+    kappa: float = 0.7  # smallest weight of a safe window
+    segment_ratio: float = 0.25  # L / T, window length over the longest episode
+    sampling: str = "exact"  # "exact": every window once; "released": drawn with replacement
+    level: str = "trajectory"  # "step": windows of one step, labelled by the step's own cost
+    # score and loss
+    alpha: float = 0.2  # temperature of the score
+    gamma: float = 0.99  # discount inside a window
+    eta: float = 0.25  # weight of the undesirable half against the desirable one
+    use: str = "both"  # "desirable", "undesirable": mask the other half's loss term
+    clamp: float | None = None  # 1e-6 repeats the released code's bound on σ(s)
+    bc_coef: float = 0.0  # adds this times the cloning loss of the desirable windows to the second phase
+    reference: str = "bc"  # "bc": the cloned policy; "initial": the untrained weights; "none": score without it
+    init: str = "reference"  # second phase starts from the cloned weights; "fresh": from the untrained ones
+    # policy
+    policy: str = "deterministic"  # or "gaussian"
+    hidden: tuple[int, ...] = (256, 256)  # widths of the hidden layers
+    dropout: float = 0.25  # probability of dropping a hidden unit while training
+    # optimisation
+    batch_size: int = 32  # windows per update
+    learning_rate: float = 1e-3  # Adam, first phase
+    bc_steps: int = 2_500  # updates of the first phase
+    steps: int = 5_000  # updates in all, cloning included
+    warmup_steps: int = 500  # updates of linear warm-up in the second phase
+    lr_multiplier: float = 0.1  # second phase's learning rate over the first's
+    seed: int = 0
+    # watching
+    eval_every: int = 0  # updates between evaluations; 0: only at the end
+    eval_episodes: int = 20  # per evaluation; 0: never evaluate
+    log_every: int = 50  # updates per row of the history
+
+    def __post_init__(self):
+        object.__setattr__(self, "hidden", tuple(self.hidden))
+        get_task(self.task)
+        check_settings(
+            self.cost_limit, self.top, self.bottom, self.kappa, self.segment_ratio, self.sampling, self.level
+        )
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise ConfigError(f"{name}={getattr(self, name)!r} must be one of {allowed}.")
+        for name in ("batch_size", "steps", "log_every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1.")
+        for name in ("warmup_steps", "eval_every", "eval_episodes", "bc_coef", "eta", "seed", "bc_steps"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"{name}={getattr(self, name)} must be 0 or more.")
+        for name in ("alpha", "learning_rate", "lr_multiplier"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ConfigError(f"{name}={getattr(self, name)} must be above 0.")
+        if not 0 < self.gamma <= 1:
+            raise ConfigError(f"gamma={self.gamma} must lie in (0, 1].")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"dropout={self.dropout} must lie in [0, 1).")
+        if self.clamp is not None and not 0 < self.clamp < 0.5:
+            raise ConfigError(f"clamp={self.clamp} must lie in (0, 0.5), or be None.")
+        if self.bc_steps > self.steps:
+            raise ConfigError(f"bc_steps={self.bc_steps} must be at most steps={self.steps}, which counts them.")
+
+    def replace(self, **changes) -> "TracConfig":
+        """A copy with some fields changed. Raises ConfigError for a name that is not a field."""
+        names = [field.name for field in dataclasses.fields(self)]
+        for name in changes:
+            if name not in names:
+                near = difflib.get_close_matches(name, names, n=1)
+                raise ConfigError(
+                    f"{name!r} is not a field of TracConfig{f': did you mean {near[0]}?' if near else '.'}"
+                )
+        return dataclasses.replace(self, **changes)
+
+    @classmethod
+    def paper(cls, task: str, cost_limit: float, seed: int = 0, *, segment_ratio: float | None = None) -> "TracConfig":
+        """The released code's settings for this task, its sampling with replacement and its schedule included.
+
+        The segment ratio is published for three tasks only; for the others it must be given.
+        """
+        settings = dict(get_task(task).paper)
+        if segment_ratio is not None:
+            settings["segment_ratio"] = segment_ratio
+        if "segment_ratio" not in settings:
+            raise ConfigError(
+                f"the paper does not print its segment ratio for {task}: pass segment_ratio=, and say it was assumed."
+            )
+        every = 2_000 if get_task(task).suite == "metadrive" else 1_000
+        return cls(
+            task=task, cost_limit=cost_limit, seed=seed, sampling="released", clamp=1e-6, eval_every=every, **settings
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, fit for JSON: an infinite limit becomes the string "inf"."""
+        values = dataclasses.asdict(self) | {"hidden": list(self.hidden)}
+        return values | {"cost_limit": "inf"} if math.isinf(self.cost_limit) else values
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "TracConfig":
+        """The inverse of `to_dict()`."""
+        return cls().replace(**(values | {"cost_limit": float(values["cost_limit"])}))
+
+
+_CHOICES = {
+    "use": ("both", "desirable", "undesirable"),
+    "reference": ("bc", "initial", "none"),
+    "init": ("reference", "fresh"),
+    "policy": ("deterministic", "gaussian"),
+}

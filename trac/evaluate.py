@@ -1,0 +1,145 @@
+"""Seeded rollouts in the real simulator, scored on DSRL's scale, with bootstrap intervals."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from trac.envs import make
+from trac.tasks import get_task
+
+SCORES = ("return", "cost", "normalized_reward", "normalized_cost")
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Episodes of one policy under one cost limit.
+
+    Attributes:
+        episodes: one row for each episode: seed, return, cost, length, normalized_reward, normalized_cost
+            (NaN where the limit is infinite).
+    """
+
+    task: str
+    cost_limit: float
+    episodes: pd.DataFrame
+
+    def summary(self) -> dict[str, Any]:
+        """Mean of each score, and under `<score>_interval` its 95 % bootstrap interval over episodes."""
+        means = {name: float(self.episodes[name].mean()) for name in SCORES}
+        intervals = {f"{name}_interval": interval(self.episodes[name]) for name in SCORES}
+        return means | {"length": float(self.episodes["length"].mean())} | intervals
+
+    def __repr__(self) -> str:
+        s = self.summary()
+        text = f"Evaluation({self.task}, {len(self.episodes)} episodes: return {s['return']:.1f}, cost {s['cost']:.1f}"
+        if self.cost_limit < float("inf"):
+            verdict = "safe" if s["normalized_cost"] < 1 else "unsafe"
+            text += f"; normalised {s['normalized_reward']:.2f} / {s['normalized_cost']:.2f}, {verdict}"
+        return text + ")"
+
+
+def evaluate(
+    policy, *, task: str, cost_limit: float, episodes: int = 20, seed: int = 0, workers: int | None = None
+) -> Evaluation:
+    """Run a policy in the task's simulator.
+
+    The same seed gives the same episodes on the same machine, whatever the number of workers and
+    whatever NumPy's global state, which is left as it was.
+
+    Args:
+        policy: anything with `.act(observation (obs_dim,)) -> action (act_dim,)`.
+        task: name in `trac.TASKS`.
+        cost_limit: l [cost per episode], for the normalised cost.
+        episodes: number of episodes, each in a fresh simulator with a seed of its own.
+        seed: fixes the episodes' seeds.
+        workers: processes; defaults to the number of processors. 1 runs in this process.
+
+    Raises:
+        MissingSimulator: the task's simulator is not installed.
+    """
+    return evaluate_many(
+        [policy], task=task, cost_limits=[cost_limit], episodes=episodes, seeds=[seed], workers=workers
+    )[0]
+
+
+def evaluate_many(
+    policies: Sequence, *, task: str, cost_limits: Sequence[float], episodes: int, seeds: Sequence[int], workers=None
+) -> list[Evaluation]:
+    """`evaluate` for several policies at once, each with its own limit and seed; one list of episodes to share out."""
+    if episodes < 1:
+        raise ValueError(f"episodes={episodes} must be at least 1.")
+    known = get_task(task)
+    jobs = [
+        (policy, task, int(episode_seed))
+        for policy, seed in zip(policies, seeds, strict=True)
+        for episode_seed in np.random.SeedSequence(seed).generate_state(episodes)
+    ]
+    rows = list(_run(jobs, workers))
+    results = []
+    for index, limit in enumerate(cost_limits):
+        frame = pd.DataFrame(rows[index * episodes : (index + 1) * episodes])
+        frame["normalized_reward"] = known.normalized_reward(frame["return"])
+        frame["normalized_cost"] = known.normalized_cost(frame["cost"], limit)
+        results.append(Evaluation(task, limit, frame))
+    return results
+
+
+def rollout(policy, task: str, seed: int) -> dict[str, float]:
+    """One episode in a fresh simulator: seed, return, cost and length [steps]."""
+    total, cost, length, done = 0.0, 0.0, 0, False
+    with _one_thread():
+        env = make(task)
+        observation, _ = env.reset(seed=seed)
+        while not done:
+            observation, reward, terminated, truncated, info = env.step(policy.act(observation))
+            total, cost, length = total + float(reward), cost + float(info["cost"]), length + 1
+            done = terminated or truncated
+        env.close()
+    return {"seed": seed, "return": total, "cost": cost, "length": length}
+
+
+def _run(jobs: list[tuple], workers: int | None) -> Iterator[dict[str, float]]:
+    # loky's processes do not import the caller's main module, so scripts need no __main__ guard.
+    import joblib
+
+    workers = min(workers or joblib.cpu_count(), len(jobs))
+    if workers == 1:
+        return (rollout(*job) for job in jobs)
+    make(jobs[0][1]).close()  # a missing simulator is reported here, not from inside a worker
+    return iter(joblib.Parallel(n_jobs=workers)(joblib.delayed(rollout)(*job) for job in jobs))
+
+
+@contextmanager
+def _one_thread():
+    # The number of threads changes the last bits of a matrix product, and contact simulation amplifies them.
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def interval(values, *, level: float = 0.95, resamples: int = 10_000, seed: int = 0) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean.
+
+    Args:
+        values: (E,) one mean over E episodes; or (S, E): episodes of S seeds, where the seeds are
+            resampled first and then each seed's episodes.
+        level: coverage; resamples: bootstrap draws; seed: of the resampling.
+    """
+    values = np.atleast_2d(np.asarray(values, dtype=np.float64))
+    generator = np.random.default_rng(seed)
+    seeds, size = values.shape
+    means = np.empty(resamples)
+    for start in range(0, resamples, 1000):
+        rows = generator.integers(seeds, size=(1000, seeds, 1))
+        columns = generator.integers(size, size=(1000, seeds, size))
+        means[start : start + 1000] = values[rows, columns].mean((1, 2))[: resamples - start]
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)

@@ -1,0 +1,166 @@
+"""The figures' common vocabulary: one look, one colour for each meaning, one function for each kind of figure."""
+
+import io
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from PIL import Image, ImageDraw, ImageFont
+
+from trac.envs import make, render
+from trac.evaluate import interval
+from trac.partition import Segments
+from trac.trajectories import Trajectories
+
+_BLIND_SAFE = sns.color_palette("colorblind")
+COLORS = {
+    "desirable": _BLIND_SAFE[0],
+    "undesirable": _BLIND_SAFE[3],
+    "neither": (0.75, 0.75, 0.75),
+    "limit": (0.15, 0.15, 0.15),
+    "BC-All": _BLIND_SAFE[1],
+    "BC-Safe": _BLIND_SAFE[2],
+    "TraC": _BLIND_SAFE[0],
+}
+MARKERS = {"BC-All": "s", "BC-Safe": "D", "TraC": "o"}
+
+
+def style() -> None:
+    """Set the look of all figures; called once at the top of a chapter."""
+    sns.set_theme(context="notebook", style="ticks", palette="colorblind")
+    plt.rcParams.update(
+        {"figure.dpi": 100, "axes.spines.right": False, "axes.spines.top": False, "legend.frameon": False}
+    )
+
+
+def cost_return(data: Trajectories, cost_limit: float, ax: Axes) -> None:
+    """Every episode as a point, cost against return, with the limit."""
+    ax.scatter(data.episode_costs, data.returns, s=8, color=COLORS["neither"], edgecolor="0.4", linewidth=0.3)
+    _limit(ax, cost_limit, f"limit {cost_limit:g}")
+    ax.set(xlabel="episode cost", ylabel="episode return")
+
+
+def windows(data: Trajectories, segments: Segments, ax: Axes, *, shown: int = 4_000, seed: int = 0) -> None:
+    """Labelled windows, cost against return, coloured by half; a random sample of at most `shown`."""
+    generator = np.random.default_rng(seed)
+    pick = generator.permutation(len(segments))[:shown]
+    # Costs of windows are whole numbers in most tasks: a little spread shows how many points lie there.
+    spread = generator.uniform(-0.3, 0.3, len(pick))
+    for label, name in ((0, "undesirable"), (1, "desirable")):
+        rows = segments.labels[pick] == label
+        x, y = (segments.costs[pick] + spread)[rows], segments.returns[pick][rows]
+        count = int((segments.labels == label).sum())
+        ax.scatter(x, y, s=4, color=COLORS[name], alpha=0.5, linewidth=0, label=f"{name} ({count:,})")
+    _limit(ax, segments.cost_limit, f"limit {segments.cost_limit:g}")
+    ax.set(xlabel=f"cost of {segments.length} steps", ylabel=f"return of {segments.length} steps")
+    ax.legend(markerscale=4)
+
+
+def _limit(ax: Axes, x: float, text: str) -> None:
+    ax.axvline(x, color=COLORS["limit"], linestyle="--", linewidth=1)
+    ax.annotate(text, (x, 1), xycoords=("data", "axes fraction"), xytext=(4, -2), textcoords="offset points", va="top")
+
+
+def curves(history: pd.DataFrame, axes: Sequence[Axes]) -> None:
+    """A run's cloning loss, classification loss and accuracy, and mean score of each half: three axes."""
+    cloning, second = history[history.phase == "bc"], history[history.phase == "trac"]
+    axes[0].plot(cloning.step, cloning.loss, color=COLORS["BC-All"])
+    axes[0].set(xlabel="update", ylabel="cloning loss", title="reference policy")
+    axes[1].plot(second.step, second.loss, color=COLORS["TraC"], label="loss")
+    axes[1].plot(second.step, second.accuracy, color=COLORS["limit"], linestyle=":", label="accuracy")
+    axes[1].set(xlabel="update", title="classifier")
+    axes[1].legend()
+    for name in ("desirable", "undesirable"):
+        axes[2].plot(second.step, second[f"score_{name}"], color=COLORS[name], label=name)
+    axes[2].set(xlabel="update", ylabel="mean score", title="scores of both halves")
+    axes[2].legend()
+
+
+def scores(results: Mapping[str, pd.DataFrame], axes: Sequence[Axes]) -> None:
+    """Normalised reward and cost of each method, mean and 95 % interval: two axes.
+
+    `results` maps a method's name to its episodes (`Evaluation.episodes`).
+    """
+    for ax, column, title in zip(
+        axes, ("normalized_reward", "normalized_cost"), ("normalised reward", "normalised cost"), strict=True
+    ):
+        for place, (name, episodes) in enumerate(results.items()):
+            mean, (low, high) = episodes[column].mean(), interval(episodes[column])
+            ax.errorbar(
+                mean,
+                place,
+                xerr=[[mean - low], [high - mean]],
+                color=COLORS.get(name),
+                marker=MARKERS.get(name, "o"),
+                markersize=8,
+                capsize=3,
+            )
+        ax.set(xlabel=title, yticks=range(len(results)), yticklabels=list(results), ylim=(len(results) - 0.5, -0.5))
+        ax.set_xlim(left=min(0, ax.get_xlim()[0]))
+    _limit(axes[1], 1.0, "limit")
+
+
+def film(
+    policies: Mapping[str, object], *, task: str, cost_limit: float, seed: int, every: int = 5, size: int = 180
+) -> bytes:
+    """Policies side by side in the simulator, seen from above: an animated GIF.
+
+    Each runs one episode from the same start state. The safety boundary is the simulator's own, the
+    line is the path so far, red where a step cost something; the running cost stands above.
+
+    Args:
+        policies: name -> anything with `.act(observation)`.
+        seed: of the start state; every: steps between frames; size: width of one view [pixels].
+    """
+    views = [_episode_frames(policy, name, task, cost_limit, seed, every, size) for name, policy in policies.items()]
+    frames = []
+    for i in range(max(len(view) for view in views)):
+        frame = Image.new("RGB", ((size + 4) * len(views) - 4, views[0][0].height), "white")
+        for place, view in enumerate(views):
+            frame.paste(view[min(i, len(view) - 1)], (place * (size + 4), 0))
+        frames.append(frame.quantize(colors=16, dither=Image.Dither.NONE))
+    # The last frame stays for two seconds, so that the final costs can be read.
+    durations = [80] * (len(frames) - 1) + [2000]
+    buffer = io.BytesIO()
+    frames[0].save(buffer, format="GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)
+    return buffer.getvalue()
+
+
+def _episode_frames(policy, name, task, cost_limit, seed, every, size) -> list[Image.Image]:
+    env = make(task)
+    observation, _ = env.reset(seed=seed)
+    simulator: Any = env.unwrapped
+    camera, follow = simulator.world.camera, task.endswith("Run")
+    camera.render_width = camera.render_height = size
+    span = 9.0  # half the width of the view [metres]
+    banner = 18
+    font = ImageFont.load_default(11)
+    path, cost, frames, done, step = [], 0.0, [], False, 0
+    while not done:
+        observation, _, terminated, truncated, info = env.step(policy.act(observation))
+        cost, step, done = cost + info["cost"], step + 1, terminated or truncated
+        position = np.asarray(simulator.agent.get_position()[:2])
+        path.append((position, info["cost"] > 0))
+        if step % every and not done:
+            continue
+        centre = np.array([position[0] if follow else 0.0, 0.0])
+        # From straight above the simulator's 60 degree lens sees a half-width of dist * tan(30°).
+        camera.update(cam_base_pos=(*centre, 0), cam_dist=span / np.tan(np.radians(30)), cam_yaw=0, cam_pitch=-89.9)
+        image = Image.new("RGB", (size, size + banner), "white")
+        image.paste(Image.fromarray(render(env)), (0, banner))
+        draw = ImageDraw.Draw(image)
+        pixels = [tuple((size / 2, size / 2 + banner) + (p - centre) * (1, -1) * size / (2 * span)) for p, _ in path]
+        for (a, b), (_, costly) in zip(itertools.pairwise(pixels), path[1:], strict=True):
+            draw.line([a, b], fill=(213, 0, 0) if costly else (0, 0, 0), width=2)
+        draw.rectangle([0, 0, size, banner - 1], fill="white")
+        over = cost > cost_limit
+        text = f"{name}: cost {cost:.0f} of {cost_limit:g}" + (", over the limit" if over else "")
+        draw.text((3, 2), text, fill=(213, 0, 0) if over else (0, 0, 0), font=font)
+        frames.append(image)
+    env.close()
+    return frames

@@ -1,0 +1,79 @@
+"""A finished run: its policies, history and record, saved without a pickle and read back."""
+
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import safetensors.torch
+
+from trac.config import ConfigError, TracConfig
+from trac.policy import Policy
+
+
+@dataclass
+class Run:
+    """A finished run.
+
+    Attributes:
+        policy: the last policy.
+        best: the one of the best evaluation (safe first, then reward), or None when there was only the last.
+        reference: π_ref, the cloned policy (the untrained one with reference="initial").
+        history: one row for each `log_every` updates: step, phase, loss, accuracy, mean score of each
+            half, share of batches that lacked a half; evaluation columns where there was one.
+        record: versions, thread count, device and seconds.
+    """
+
+    config: TracConfig
+    policy: Policy
+    reference: Policy
+    best: Policy | None
+    history: pd.DataFrame
+    record: dict[str, Any]
+
+    def save(self, folder: str | os.PathLike) -> Path:
+        """Write weights (safetensors), config and record (JSON), history (CSV) into a folder."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        policies = {"policy": self.policy, "reference": self.reference, "best": self.best}
+        weights = {
+            f"{name}.{key}": value.detach().cpu().contiguous()
+            for name, policy in policies.items()
+            if policy is not None
+            for key, value in policy.state_dict().items()
+        }
+        _write(folder / "weights.safetensors", safetensors.torch.save(weights))
+        _write(folder / "history.csv", self.history.to_csv(index=False).encode())
+        manifest = {"config": self.config.to_dict(), "record": self.record}
+        _write(folder / "run.json", json.dumps(manifest, indent=1, allow_nan=False).encode())
+        return folder
+
+
+def load_run(folder: str | os.PathLike) -> Run:
+    """Read what `Run.save` wrote. Raises FileNotFoundError or ConfigError naming the file that is wrong."""
+    folder = Path(folder)
+    for name in ("run.json", "weights.safetensors", "history.csv"):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder / name}: no such file; {folder} does not hold a finished run.")
+    try:
+        manifest = json.loads((folder / "run.json").read_text())
+        config = TracConfig.from_dict(manifest["config"])
+        weights = safetensors.torch.load_file(folder / "weights.safetensors")
+    except (ValueError, KeyError, safetensors.SafetensorError) as error:
+        raise ConfigError(f"{folder}: the run cannot be read ({error}). Train it again.") from error
+    policies: dict[str, Policy | None] = {"best": None}
+    for name in {key.split(".")[0] for key in weights}:
+        state = {key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")}
+        policies[name] = Policy.from_state(state, dropout=config.dropout, kind=config.policy)
+    history = pd.read_csv(folder / "history.csv")
+    return Run(config=config, history=history, record=manifest["record"], **policies)  # type: ignore[arg-type]
+
+
+def _write(path: Path, content: bytes) -> None:
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+    with os.fdopen(handle, "wb") as file:
+        file.write(content)
+    os.replace(temporary, path)

@@ -1,0 +1,65 @@
+"""The score of a segment and the losses, as pure functions (paper, sections 4.2 and 4.3)."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def log_prob(mean: Tensor, action: Tensor, log_std: Tensor | None = None) -> Tensor:
+    """log π(a|s), summed over action dimensions: (..., act_dim) -> (...).
+
+    Without `log_std`, the released code's deterministic policy: -||a - mean||², a Gaussian of variance
+    1/2 up to a constant. With it, a Gaussian with that log standard deviation for each dimension.
+    """
+    if log_std is None:
+        return -(action - mean).square().sum(-1)
+    scaled = (action - mean) * torch.exp(-log_std)
+    return (-0.5 * scaled.square() - log_std - 0.5 * math.log(2 * math.pi)).sum(-1)
+
+
+def segment_score(log_ratio: Tensor, *, alpha: Tensor | float, gamma: Tensor | float) -> Tensor:
+    """Score of a segment, Σ_t γ^t α (log π - log π_ref): (..., L) -> (...).
+
+    Args:
+        log_ratio: (..., L) log π(a_t|s_t) - log π_ref(a_t|s_t).
+        alpha: temperature; gamma: discount. Scalars, or tensors that broadcast against (...).
+    """
+    steps = torch.arange(log_ratio.shape[-1], device=log_ratio.device, dtype=log_ratio.dtype)
+    gamma = torch.as_tensor(gamma, dtype=log_ratio.dtype, device=log_ratio.device)
+    return alpha * (log_ratio * gamma.unsqueeze(-1) ** steps).sum(-1)
+
+
+def trac_loss(
+    score: Tensor, weight: Tensor, label: Tensor, eta: Tensor | float, clamp: float | None = None, use: str = "both"
+) -> tuple[Tensor, Tensor]:
+    """Classification loss of a batch of segments and its accuracy: (..., B) -> (...), (...).
+
+    -mean λ w (y log σ(s) + (1 - y) log(1 - σ(s))), with λ = 1 for desirable segments and
+    η n_desirable / n_undesirable, counted in the batch, for undesirable ones. A batch with one half
+    alone: without desirable segments λ = 0 and the loss is 0; without undesirable ones λ is not used.
+
+    Args:
+        score, weight, label: (..., B); label 1 desirable, 0 undesirable.
+        eta: η, a scalar or a tensor that broadcasts against (...).
+        clamp: keep σ above this value before the logarithm, as the released code does with 1e-6 (there
+            is no gradient beyond it). None: exact.
+        use: "both", or "desirable" / "undesirable": mask the other half's loss term and nothing else.
+
+    Returns:
+        loss (...), and accuracy (...): the share of segments whose score has the label's sign.
+    """
+    desirable = label.sum(-1)
+    undesirable = label.shape[-1] - desirable
+    ratio = eta * desirable / undesirable.clamp(min=1)
+    if clamp is None:
+        log_yes, log_no = F.logsigmoid(score), F.logsigmoid(-score)
+    else:
+        log_yes = torch.sigmoid(score).clamp(min=clamp).log()
+        log_no = torch.sigmoid(-score).clamp(min=clamp).log()
+    yes = label * log_yes
+    no = ratio.unsqueeze(-1) * (1 - label) * log_no
+    terms = {"both": yes + no, "desirable": yes, "undesirable": no}[use]
+    accuracy = ((score > 0) == (label > 0.5)).to(score.dtype).mean(-1)
+    return -(weight * terms).mean(-1), accuracy

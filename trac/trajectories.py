@@ -1,0 +1,220 @@
+"""Logged trajectories as flat arrays, and DSRL's HDF5 form in and out. Every check on input is here."""
+
+import os
+import tempfile
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from trac.tasks import get_task
+
+KEYS = ("observations", "next_observations", "actions", "rewards", "costs", "terminals", "timeouts")
+
+
+class DatasetError(ValueError):
+    """A dataset that cannot be used; the message names the file, what is wrong and what to do."""
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectories:
+    """N transitions of E episodes, laid end to end.
+
+    Attributes:
+        task: name in `trac.TASKS`.
+        observations: (N, obs_dim) float32.
+        actions: (N, act_dim) float32 in [-1, 1].
+        rewards, costs: (N,) float32, per step.
+        terminals, timeouts: (N,) bool; an episode ends where either is true.
+        starts, lengths: (E,) int64, the first transition of each episode and its number of steps.
+    """
+
+    task: str
+    observations: np.ndarray
+    actions: np.ndarray
+    rewards: np.ndarray
+    costs: np.ndarray
+    terminals: np.ndarray
+    timeouts: np.ndarray
+    starts: np.ndarray
+    lengths: np.ndarray
+    _next: np.ndarray | Path | None = field(default=None, repr=False)
+
+    def __len__(self) -> int:
+        """Number of transitions N."""
+        return len(self.rewards)
+
+    @cached_property
+    def returns(self) -> np.ndarray:
+        """(E,) float64, undiscounted sum of rewards of each episode."""
+        return np.add.reduceat(self.rewards.astype(np.float64), self.starts)
+
+    @cached_property
+    def episode_costs(self) -> np.ndarray:
+        """(E,) float64, undiscounted sum of costs of each episode."""
+        return np.add.reduceat(self.costs.astype(np.float64), self.starts)
+
+    @cached_property
+    def next_observations(self) -> np.ndarray:
+        """(N, obs_dim) float32; read from the file when first asked for."""
+        if isinstance(self._next, np.ndarray):
+            return self._next
+        if self._next is None:
+            raise DatasetError(f"{self.task}: these trajectories were made without next observations; pass them in.")
+        with _open(self._next) as file:
+            return _array(file, "next_observations", self._next)[: len(self)].astype(np.float32, copy=False)
+
+    def __repr__(self) -> str:
+        return f"Trajectories({self.task}: {len(self.starts)} episodes, {len(self)} transitions)"
+
+
+def from_arrays(
+    task: str, *, observations, actions, rewards, costs, terminals, timeouts, next_observations=None, where="the arrays"
+) -> Trajectories:
+    """Check flat arrays and cut them into episodes.
+
+    Args:
+        task: name in `trac.TASKS`.
+        observations, next_observations: (N, obs_dim); actions: (N, act_dim) in [-1, 1].
+        rewards, costs, terminals, timeouts: (N,) or (N, 1).
+        next_observations: the array, a file to read it from when asked for, or None.
+        where: how errors call the source.
+
+    Raises:
+        DatasetError: lengths differ, values are not finite, actions leave the bounds, no episode ends.
+        UnknownTask: the name is not one of the 38.
+    """
+    get_task(task)
+    arrays: dict[str, np.ndarray] = {
+        key: np.asarray(value, dtype=np.float32)
+        for key, value in dict(observations=observations, actions=actions, rewards=rewards, costs=costs).items()
+    }
+    for key, value in dict(terminals=terminals, timeouts=timeouts).items():
+        flags = np.asarray(value)
+        if not np.isin(flags, (0, 1)).all():
+            raise DatasetError(f"{where}: {key} must hold only 0 and 1. Check how the file was written.")
+        arrays[key] = flags.astype(bool)
+    for key in ("rewards", "costs", "terminals", "timeouts"):
+        if arrays[key].ndim == 2 and arrays[key].shape[1] == 1:
+            arrays[key] = arrays[key][:, 0]
+        if arrays[key].ndim != 1:
+            raise DatasetError(f"{where}: {key} has shape {arrays[key].shape}; it must be (N,) or (N, 1).")
+    for key in ("observations", "actions"):
+        if arrays[key].ndim != 2:
+            raise DatasetError(f"{where}: {key} has shape {arrays[key].shape}; it must be (N, dimension).")
+
+    if next_observations is not None and not isinstance(next_observations, Path):
+        arrays["next_observations"] = np.asarray(next_observations, dtype=np.float32)
+    sizes = {key: len(value) for key, value in arrays.items()}
+    if len(set(sizes.values())) != 1:
+        raise DatasetError(
+            f"{where}: the arrays have different lengths {sizes}. Write the same number of rows for each."
+        )
+    for key, value in arrays.items():
+        if value.dtype == np.float32 and not np.isfinite(value).all():
+            row = int(np.argwhere(~np.isfinite(value))[0][0])
+            raise DatasetError(
+                f"{where}: {key} has a NaN or infinite value, first in row {row}. Remove or repair that episode."
+            )
+    # Files written in float32 from float64 simulators overshoot by a rounding error.
+    largest = float(np.abs(arrays["actions"]).max(initial=0.0))
+    if largest > 1 + 1e-4:
+        row = int(np.argwhere(np.abs(arrays["actions"]) > 1 + 1e-4)[0][0])
+        raise DatasetError(
+            f"{where}: actions must lie in [-1, 1]; the largest is {largest:g}, first in row {row}. "
+            f"Rescale the actions to the simulator's action space."
+        )
+
+    ends = np.flatnonzero(arrays["terminals"] | arrays["timeouts"])
+    if len(ends) == 0:
+        raise DatasetError(
+            f"{where}: no episode ends: neither terminals nor timeouts is ever true. Mark each episode's last step."
+        )
+    n = int(ends[-1]) + 1
+    if n < sizes["rewards"]:
+        warnings.warn(
+            f"{where}: dropped the last {sizes['rewards'] - n} transitions, which belong to no finished episode.",
+            stacklevel=2,
+        )
+        arrays = {key: value[:n] for key, value in arrays.items()}
+    upcoming = arrays.pop("next_observations", next_observations)
+    starts = np.concatenate([[0], ends[:-1] + 1]).astype(np.int64)
+    return Trajectories(task=task, **arrays, starts=starts, lengths=ends + 1 - starts, _next=upcoming)
+
+
+def read(path: str | os.PathLike, task: str) -> Trajectories:
+    """Read a file in DSRL's HDF5 form (seven flat arrays, see KEYS).
+
+    Raises:
+        DatasetError: the file is missing, empty, truncated, not HDF5, lacks a key, or holds what
+            `from_arrays` refuses.
+    """
+    path = Path(path)
+    with _open(path) as file:
+        if missing := [key for key in KEYS if key not in file]:
+            raise DatasetError(
+                f"{path}: the keys {missing} are missing; the file has {sorted(file)}. DSRL's form needs {list(KEYS)}."
+            )
+        arrays: Mapping[str, np.ndarray] = {key: _array(file, key, path) for key in KEYS if key != "next_observations"}
+        if file["next_observations"].shape != arrays["observations"].shape:
+            raise DatasetError(
+                f"{path}: next_observations has shape {file['next_observations'].shape}, observations "
+                f"{arrays['observations'].shape}. They must be the same."
+            )
+    return from_arrays(task, **arrays, next_observations=path, where=str(path))
+
+
+def write(path: str | os.PathLike, data: Trajectories, attrs: Mapping[str, str] | None = None) -> None:
+    """Write DSRL's HDF5 form, float32 and compressed, to a temporary name and rename it.
+
+    `attrs` are stored as text attributes of the file (how the data was made).
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+    os.close(handle)
+    try:
+        with h5py.File(temporary, "w") as file:
+            for key in KEYS:
+                values = np.asarray(getattr(data, key), dtype=np.float32)
+                file.create_dataset(key, data=values, compression="gzip", compression_opts=9, shuffle=True)
+            file.attrs.update({"task": data.task, **(attrs or {})})
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _open(path: Path) -> h5py.File:
+    if not path.is_file():
+        raise DatasetError(f"{path}: no such file. Check the path, or use trac.load(task) for a packaged dataset.")
+    if path.stat().st_size == 0:
+        raise DatasetError(f"{path}: the file is empty. Delete it and fetch or write it again.")
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        raise DatasetError(
+            f"{path}: not a readable HDF5 file, or a truncated one ({error}). Delete it and fetch or write it again."
+        ) from error
+
+
+def _array(file: h5py.File, key: str, path: Path) -> np.ndarray:
+    # Links out of the file and variable-length or object types have no place in data from outside.
+    dataset = file[key] if isinstance(file.get(key, getlink=True), h5py.HardLink) else None
+    if (
+        not isinstance(dataset, h5py.Dataset)
+        or dataset.is_virtual
+        or dataset.external
+        or dataset.dtype.kind not in "biuf"
+    ):
+        raise DatasetError(f"{path}: {key} is not a plain numeric array stored in this file.")
+    try:
+        return dataset[()]
+    except OSError as error:
+        raise DatasetError(
+            f"{path}: {key} cannot be read, the file is damaged ({error}). Fetch or write it again."
+        ) from error
