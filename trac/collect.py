@@ -67,10 +67,10 @@ SETTINGS = {
     "BallRun": Settings(
         max_cost=80,
         trajectories=940,
-        steps=60_000,
-        limits=((0, 100), (10_000, 85), (55_000, 0)),
+        steps=44_800,
+        limits=((0, 100), (6_000, 85), (39_000, 0)),
         checkpoint_every=400,
-        rollouts=6,
+        rollouts=8,
         reward_scale=0.3,
         integral_gain=0.04,
         proportional_gain=0.3,

@@ -8,12 +8,12 @@ from trac import trajectories
 from trac.tasks import get_task
 from trac.trajectories import DatasetError, Trajectories
 
-_FOLDER = Path(str(resources.files("trac") / "datasets"))
+FOLDER = Path(str(resources.files("trac") / "datasets"))
 
 
 def packaged() -> list[str]:
     """Names of the tasks whose data comes with the package."""
-    return sorted(path.stem for path in _FOLDER.glob("*.hdf5"))
+    return sorted(path.stem for path in FOLDER.glob("*.hdf5"))
 
 
 def load(task: str, path: str | os.PathLike | None = None) -> Trajectories:
@@ -30,7 +30,7 @@ def load(task: str, path: str | os.PathLike | None = None) -> Trajectories:
     """
     get_task(task)
     if path is None:
-        path = _FOLDER / f"{task}.hdf5"
+        path = FOLDER / f"{task}.hdf5"
         if not path.is_file():
             raise DatasetError(
                 f"{task} has no packaged dataset (there are: {', '.join(packaged())}). Download DSRL's file "

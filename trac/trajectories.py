@@ -1,7 +1,6 @@
 """Logged trajectories as flat arrays, and DSRL's HDF5 form in and out. Every check on input is here."""
 
 import os
-import tempfile
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -175,8 +174,7 @@ def write(path: str | os.PathLike, data: Trajectories, attrs: Mapping[str, str] 
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    os.close(handle)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         with h5py.File(temporary, "w") as file:
             for key in KEYS:
@@ -185,7 +183,7 @@ def write(path: str | os.PathLike, data: Trajectories, attrs: Mapping[str, str] 
             file.attrs.update({"task": data.task, **(attrs or {})})
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 

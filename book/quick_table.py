@@ -1,0 +1,105 @@
+"""The book's table of quick runs: BC-All, BC-Safe and TraC on the packaged tasks.
+
+    python book/quick_table.py                               # book/results/quick_episodes.csv, quick_table.csv
+    python book/quick_table.py --only-tables                 # the table again from the episodes
+
+One row of quick_episodes.csv is one evaluation episode. Runs whose episodes are there are not run again.
+"""
+
+import subprocess
+from itertools import product
+from pathlib import Path
+
+import joblib
+import pandas as pd
+import torch
+import tyro
+
+import trac
+from trac.baselines import bc_all, bc_safe
+from trac.evaluate import interval
+
+RESULTS = Path(__file__).parent / "results"
+METHODS = {"BC-All": bc_all, "BC-Safe": bc_safe, "TraC": trac.train}
+KEYS = ["task", "cost_limit", "method", "seed"]
+# Episodes are drawn apart from those that `train` looks at, which use the run's own seed.
+EVALUATION_SEED = 1_000_000
+
+
+def one_run(task: str, method: str, limits: tuple[float, ...], seed: int, changes: dict) -> pd.DataFrame:
+    """Train one policy on one thread and evaluate it: its episodes under each limit."""
+    torch.set_num_threads(1)
+    config = trac.TracConfig(task=task, cost_limit=limits[0], seed=seed, eval_episodes=0, **changes)
+    run = METHODS[method](trac.load(task), config, progress=False)
+    frames = []
+    for limit in limits:
+        episodes = trac.evaluate(run.policy, task=task, cost_limit=limit, seed=EVALUATION_SEED + seed, workers=1).episodes
+        frames.append(episodes.rename(columns={"seed": "episode_seed"}))
+        frames[-1].insert(0, "seed", seed)
+        frames[-1].insert(0, "method", method)
+        frames[-1].insert(0, "cost_limit", limit)
+        frames[-1].insert(0, "task", task)
+    return pd.concat(frames)
+
+
+def table(episodes: pd.DataFrame) -> pd.DataFrame:
+    """Mean and 95 % interval over seeds and episodes, one row for each task, limit and method."""
+    rows = []
+    for keys, group in episodes.groupby(["task", "cost_limit", "method"], sort=False):
+        row = dict(zip(["task", "cost_limit", "method"], keys, strict=True))
+        for column in ("normalized_reward", "normalized_cost", "return", "cost"):
+            values = group.pivot_table(index="seed", columns=group.groupby("seed").cumcount(), values=column)
+            row[column] = values.to_numpy().mean()
+            row[f"{column}_low"], row[f"{column}_high"] = interval(values)
+        rows.append(row | {"seeds": group.seed.nunique(), "episodes": len(group)})
+    return pd.DataFrame(rows)
+
+
+def write(frame: pd.DataFrame, path: Path, command: str) -> None:
+    """CSV with the command and the commit that made it in the first lines; temporary name, then renamed."""
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
+    temporary = path.with_suffix(".part")
+    with temporary.open("w") as file:
+        file.write(f"# {command}\n# commit {commit}\n")
+        frame.to_csv(file, index=False, float_format="%.6g")
+    temporary.replace(path)
+
+
+def main(
+    tasks: tuple[str, ...] = ("BallRun", "BallCircle", "CarCircle"),
+    limits: tuple[float, ...] = (10.0, 20.0, 40.0),
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4),
+    workers: int = 2,
+    only_tables: bool = False,
+) -> None:
+    """Run what is missing, one process for each processor core, and write both tables."""
+    path, command = RESULTS / "quick_episodes.csv", "python book/quick_table.py"
+    done = pd.read_csv(path, comment="#") if path.is_file() else pd.DataFrame(columns=KEYS)
+    known = set(done[KEYS].itertuples(index=False, name=None))
+    jobs = []
+    for task, seed in product(tasks, seeds):
+        # Cloning everything does not depend on the limit: one run serves them all.
+        groups = [("BC-All", limits), *((name, (limit,)) for limit in limits for name in ("BC-Safe", "TraC"))]
+        jobs += [
+            (task, name, group, seed, {})
+            for name, group in groups
+            if any((task, limit, name, seed) not in known for limit in group)
+        ]
+    if not only_tables:
+        results = joblib.Parallel(n_jobs=workers, return_as="generator_unordered")(
+            joblib.delayed(one_run)(*job) for job in jobs
+        )
+        for count, frame in enumerate(results, start=1):
+            done = pd.concat([done, frame], ignore_index=True) if len(done) else frame
+            write(done, path, command)
+            score = frame.groupby(KEYS)[["normalized_reward", "normalized_cost"]].mean()
+            print(f"{count}/{len(jobs)}\n{score.to_string(header=count == 1)}", flush=True)
+    order = done.sort_values([*KEYS, "episode_seed"], kind="stable").drop_duplicates([*KEYS, "episode_seed"])
+    write(order, path, command)
+    summary = table(order)
+    write(summary, RESULTS / "quick_table.csv", command)
+    print(summary.round(2).to_string(index=False))
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
