@@ -33,7 +33,9 @@ def one_run(task: str, method: str, limits: tuple[float, ...], seed: int, change
     run = METHODS[method](trac.load(task), config, progress=False)
     frames = []
     for limit in limits:
-        episodes = trac.evaluate(run.policy, task=task, cost_limit=limit, seed=EVALUATION_SEED + seed, workers=1).episodes
+        episodes = trac.evaluate(
+            run.policy, task=task, cost_limit=limit, seed=EVALUATION_SEED + seed, workers=1
+        ).episodes
         frames.append(episodes.rename(columns={"seed": "episode_seed"}))
         frames[-1].insert(0, "seed", seed)
         frames[-1].insert(0, "method", method)

@@ -13,7 +13,15 @@ from trac.partition import PartitionError
 from trac.train import Adam, _batches, _log_prob_of_data
 
 QUICK = TracConfig(
-    cost_limit=8, batch_size=8, hidden=(16, 16), bc_steps=30, steps=60, warmup_steps=10, eval_episodes=0, log_every=10
+    cost_limit=8,
+    segment_ratio=0.25,
+    batch_size=8,
+    hidden=(16, 16),
+    bc_steps=30,
+    steps=60,
+    warmup_steps=10,
+    eval_episodes=0,
+    log_every=10,
 )
 
 

@@ -139,9 +139,7 @@ def test_an_unknown_task_names_the_nearest():
 
 
 def test_a_task_without_packaged_data_says_what_to_do():
-    with pytest.raises(
-        DatasetError, match=r"AntRun has no packaged dataset .*SafetyAntRun-v0-150-1816\.hdf5"
-    ):
+    with pytest.raises(DatasetError, match=r"AntRun has no packaged dataset .*SafetyAntRun-v0-150-1816\.hdf5"):
         trac.load("AntRun")
 
 

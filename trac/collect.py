@@ -6,16 +6,14 @@ Soft actor-critic learns on the reward `r - λ c`. The multiplier λ follows the
 policy to a cost limit that starts loose and is tightened along the run, so that one run sweeps the
 frontier of return against cost. Two kinds of episode are kept, from the whole of training: the noisy
 ones that the agent learns from, and noise-free rollouts of checkpoints. They are then thinned evenly
-over a cost × return grid, as DSRL does (Liu et al. 2024, arXiv 2306.09303, section 4).
+over a cost × return grid, as DSRL does (Liu et al. 2024, arXiv 2306.09303).
 """
 
-import importlib
 import json
-import os
-import sys
+import platform
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +50,8 @@ class Settings:
     proportional_gain: float  # λ on top of the integral for each unit of cost over the limit
     max_multiplier: float  # λ stays in [0, max]
     target_entropy: float  # of the training policy [nat]; lower is closer to deterministic
+    refill: int = 0  # more rollouts where the costs near the checkpoint's have few episodes so far
+    scarce: int = 80  # few: under this many within a sixteenth of the cost range on either side
     gamma: float = 0.98  # discount per step
     hidden: tuple[int, ...] = (128, 128)
     learning_rate: float = 1e-3
@@ -59,8 +59,8 @@ class Settings:
     learning_starts: int = 2_000  # uniformly random actions before this step
     train_freq: int = 4  # steps between updates of the networks
     gradient_steps: int = 1  # gradient steps at each update
-    cost_bins: int = 40
-    return_bins: int = 10
+    cost_bins: int = 16  # of the grid over [0, max_cost] x [lowest, highest return] on which episodes are thinned
+    return_bins: int = 20
 
 
 SETTINGS = {
@@ -89,6 +89,7 @@ SETTINGS = {
         proportional_gain=0.05,
         max_multiplier=40,
         target_entropy=-4,
+        refill=20,
     ),
     "CarCircle": Settings(
         max_cost=100,
@@ -103,6 +104,8 @@ SETTINGS = {
         max_multiplier=20,
         target_entropy=-2,
         train_freq=2,
+        refill=8,
+        scarce=60,
     ),
 }
 
@@ -138,13 +141,17 @@ def collect(task: str, settings: Settings, seed: int) -> list[Episode]:
     Args:
         task: name of a Bullet task in `trac.TASKS`.
         settings: the length and shape of training.
-        seed: of the agent and its simulator; the rollouts' simulator starts from `seed + 1`.
+        seed: of the agent and its simulator; the rollouts' simulator starts from `seed + 1`, the refill's from
+            `seed + 2`.
     """
-    sac = _stable_baselines3().SAC
+    sac = _sac()
     torch.set_num_threads(1)  # the same seed gives the same bits for one thread count only
     env = Recorder(envs.make(task), settings.reward_scale)
     checkpoint_env = Recorder(envs.make(task))
     checkpoint_env.reset(seed=seed + 1)
+    # A simulator of its own, so that refilling leaves the course of training as it was.
+    refill_env = Recorder(envs.make(task))
+    refill_env.reset(seed=seed + 2)
     model = sac(
         "MlpPolicy",
         env,
@@ -170,9 +177,11 @@ def collect(task: str, settings: Settings, seed: int) -> list[Episode]:
         trained = len(env.episodes)
 
         # A proportional term as well as the integral: where return is convex in cost, as on BallRun,
-        # the integral alone jumps from one end of the frontier to the other (Stooke et al. 2020).
+        # the integral alone jumps from one end of the frontier to the other (Stooke et al., arXiv 2007.03964).
         cost = float(np.mean([episode["costs"].sum() for episode in rolled]))
         limit = float(np.interp(step, *zip(*settings.limits, strict=True)))
+        if cost <= settings.max_cost and _near(episodes, cost, settings.max_cost / 16) < settings.scarce:
+            episodes += rollouts(model, refill_env, settings.refill)
         integral = float(np.clip(integral + settings.integral_gain * (cost - limit), 0, settings.max_multiplier))
         env.multiplier = float(
             np.clip(integral + settings.proportional_gain * (cost - limit), 0, settings.max_multiplier)
@@ -197,7 +206,11 @@ def rollouts(model, env: Recorder, episodes: int) -> list[Episode]:
             action, _ = model.predict(observation, deterministic=True)
             observation, _, terminal, timeout, _ = env.step(action)
             done = terminal or timeout
-    return env.episodes[-episodes:]
+    return env.episodes[len(env.episodes) - episodes :]
+
+
+def _near(episodes: Sequence[Episode], cost: float, width: float) -> int:
+    return sum(abs(float(episode["costs"].sum()) - cost) <= width for episode in episodes)
 
 
 def relabel(buffer, env: Recorder) -> None:
@@ -266,22 +279,42 @@ def coverage(data: Trajectories) -> pd.DataFrame:
     )
 
 
-def make_dataset(task: str, settings: Settings, seed: int) -> Trajectories:
-    """Train, thin, and lay the episodes that are kept end to end."""
-    episodes = collect(task, settings, seed)
+def save(folder: Path, task: str, episodes: Sequence[Episode], settings: Settings, seed: int) -> Path:
+    """Thin the episodes and write `folder/task.hdf5`, with its origin in the file's attributes."""
     costs = np.array([episode["costs"].sum() for episode in episodes])
     returns = np.array([episode["rewards"].sum() for episode in episodes])
-    return join(task, [episodes[i] for i in thin(costs, returns, settings, seed)])
+    data = join(task, [episodes[i] for i in thin(costs, returns, settings, seed)])
+    packages = ("torch", "stable-baselines3", "gymnasium", "pybullet", "bullet_safety_gym", "dsrl", "numpy")
+    origin = {
+        "made_by": f"python -m trac.collect {task} --seed {seed}",
+        "seed": str(seed),
+        "settings": json.dumps(asdict(settings)),
+        "versions": json.dumps({"python": platform.python_version()} | {name: _version(name) for name in packages}),
+    }
+    path = folder / f"{task}.hdf5"
+    write(path, data, origin)
+    print(coverage(data).to_string(index=False, float_format="%.2f"))
+    print(f"{data}: {path}, {path.stat().st_size / 1e6:.1f} MB")
+    return path
 
 
-def _stable_baselines3():
+def _version(package: str) -> str:
+    # On Python 3.12 and newer the simulator comes from another distribution.
     try:
-        return importlib.import_module("stable_baselines3")
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _sac():
+    try:
+        from stable_baselines3 import SAC
     except ImportError as error:
         raise ImportError(
             f"Making datasets needs Stable-Baselines3, and importing it failed ({error}). "
             f"Install it with: pip install stable-baselines3"
         ) from error
+    return SAC
 
 
 def main(task: str, /, out: Path = Path("trac/datasets"), seed: int = 0) -> None:
@@ -295,21 +328,7 @@ def main(task: str, /, out: Path = Path("trac/datasets"), seed: int = 0) -> None
     if task not in SETTINGS:
         raise SystemExit(f"no settings for {task!r}: choose one of {', '.join(SETTINGS)}.")
     settings = SETTINGS[task]
-    data = make_dataset(task, settings, seed)
-    packages = ("torch", "stable-baselines3", "gymnasium", "pybullet", "bullet_safety_gym", "dsrl", "numpy")
-    path = out / f"{task}.hdf5"
-    write(
-        path,
-        data,
-        {
-            "made_by": f"python -m trac.collect {' '.join(sys.argv[1:])}",
-            "seed": str(seed),
-            "settings": json.dumps(asdict(settings)),
-            "versions": json.dumps({"python": sys.version.split()[0]} | {name: version(name) for name in packages}),
-        },
-    )
-    print(coverage(data).to_string(index=False, float_format="%.2f"))
-    print(f"{data}: {path}, {os.path.getsize(path) / 1e6:.1f} MB")
+    save(out, task, collect(task, settings, seed), settings, seed)
 
 
 if __name__ == "__main__":

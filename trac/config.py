@@ -25,7 +25,7 @@ class TracConfig:
     top: float = 0.5  # x, share of the safe windows that is desirable
     bottom: float = 0.0  # y, share of the safe windows that is undesirable
     kappa: float = 0.7  # smallest weight of a safe window
-    segment_ratio: float = 0.25  # L / T, window length over the longest episode
+    segment_ratio: float = 1.0  # L / T, window length over the longest episode
     sampling: str = "exact"  # "exact": every window once; "released": drawn with replacement
     level: str = "trajectory"  # "step": windows of one step, labelled by the step's own cost
     # score and loss
@@ -39,13 +39,13 @@ class TracConfig:
     init: str = "reference"  # second phase starts from the cloned weights; "fresh": from the untrained ones
     # policy
     policy: str = "deterministic"  # or "gaussian"
-    hidden: tuple[int, ...] = (256, 256)  # widths of the hidden layers
+    hidden: tuple[int, ...] = (128, 128)  # widths of the hidden layers
     dropout: float = 0.25  # probability of dropping a hidden unit while training
     # optimisation
-    batch_size: int = 32  # windows per update
+    batch_size: int = 8  # windows per update
     learning_rate: float = 1e-3  # Adam, first phase
     bc_steps: int = 2_500  # updates of the first phase
-    steps: int = 5_000  # updates in all, cloning included
+    steps: int = 4_000  # updates in all, cloning included
     warmup_steps: int = 500  # updates of linear warm-up in the second phase
     lr_multiplier: float = 0.1  # second phase's learning rate over the first's
     seed: int = 0
@@ -107,7 +107,14 @@ class TracConfig:
             )
         every = 2_000 if get_task(task).suite == "metadrive" else 1_000
         return cls(
-            task=task, cost_limit=cost_limit, seed=seed, sampling="released", clamp=1e-6, eval_every=every, **settings
+            task=task,
+            cost_limit=cost_limit,
+            seed=seed,
+            sampling="released",
+            clamp=1e-6,
+            hidden=(256, 256),
+            eval_every=every,
+            **settings,
         )
 
     def to_dict(self) -> dict[str, Any]:

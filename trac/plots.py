@@ -27,6 +27,7 @@ COLORS = {
     "BC-Safe": _BLIND_SAFE[2],
     "TraC": _BLIND_SAFE[0],
 }
+_RED = (213, 0, 0)
 MARKERS = {"BC-All": "s", "BC-Safe": "D", "TraC": "o"}
 
 
@@ -45,20 +46,19 @@ def cost_return(data: Trajectories, cost_limit: float, ax: Axes) -> None:
     ax.set(xlabel="episode cost", ylabel="episode return")
 
 
-def windows(data: Trajectories, segments: Segments, ax: Axes, *, shown: int = 4_000, seed: int = 0) -> None:
+def windows(segments: Segments, ax: Axes, *, shown: int = 4_000, seed: int = 0) -> None:
     """Labelled windows, cost against return, coloured by half; a random sample of at most `shown`."""
     generator = np.random.default_rng(seed)
     pick = generator.permutation(len(segments))[:shown]
     # Costs of windows are whole numbers in most tasks: a little spread shows how many points lie there.
-    spread = generator.uniform(-0.3, 0.3, len(pick))
+    x, y = segments.costs[pick] + generator.uniform(-0.3, 0.3, len(pick)), segments.returns[pick]
     for label, name in ((0, "undesirable"), (1, "desirable")):
         rows = segments.labels[pick] == label
-        x, y = (segments.costs[pick] + spread)[rows], segments.returns[pick][rows]
         count = int((segments.labels == label).sum())
-        ax.scatter(x, y, s=4, color=COLORS[name], alpha=0.5, linewidth=0, label=f"{name} ({count:,})")
+        ax.scatter(x[rows], y[rows], s=8, color=COLORS[name], alpha=0.6, linewidth=0, label=f"{name} ({count:,})")
     _limit(ax, segments.cost_limit, f"limit {segments.cost_limit:g}")
     ax.set(xlabel=f"cost of {segments.length} steps", ylabel=f"return of {segments.length} steps")
-    ax.legend(markerscale=4)
+    ax.legend(markerscale=3)
 
 
 def _limit(ax: Axes, x: float, text: str) -> None:
@@ -106,12 +106,12 @@ def scores(results: Mapping[str, pd.DataFrame], axes: Sequence[Axes]) -> None:
 
 
 def film(
-    policies: Mapping[str, object], *, task: str, cost_limit: float, seed: int, every: int = 5, size: int = 180
+    policies: Mapping[str, object], *, task: str, cost_limit: float, seed: int, every: int = 4, size: int = 240
 ) -> bytes:
     """Policies side by side in the simulator, seen from above: an animated GIF.
 
     Each runs one episode from the same start state. The safety boundary is the simulator's own, the
-    line is the path so far, red where a step cost something; the running cost stands above.
+    line is the path so far, thick and red where a step cost something; the running cost stands above.
 
     Args:
         policies: name -> anything with `.act(observation)`.
@@ -123,7 +123,12 @@ def film(
         frame = Image.new("RGB", ((size + 4) * len(views) - 4, views[0][0].height), "white")
         for place, view in enumerate(views):
             frame.paste(view[min(i, len(view) - 1)], (place * (size + 4), 0))
-        frames.append(frame.quantize(colors=16, dither=Image.Dither.NONE))
+        frames.append(frame)
+    # One palette for all frames, in which the red of the path has a place of its own.
+    sample = Image.new("RGB", (frames[0].width, 2 * frames[0].height), _RED)
+    sample.paste(frames[-1], (0, 0))
+    palette = sample.quantize(colors=16)
+    frames = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     # The last frame stays for two seconds, so that the final costs can be read.
     durations = [80] * (len(frames) - 1) + [2000]
     buffer = io.BytesIO()
@@ -135,6 +140,8 @@ def _episode_frames(policy, name, task, cost_limit, seed, every, size) -> list[I
     env = make(task)
     observation, _ = env.reset(seed=seed)
     simulator: Any = env.unwrapped
+    if task.endswith("Circle"):  # a pale disc, on which the path can be seen
+        simulator.bc.changeVisualShape(simulator.task.circle.body_id, -1, rgbaColor=[0.8, 0.85, 0.95, 1])
     camera, follow = simulator.world.camera, task.endswith("Run")
     camera.render_width = camera.render_height = size
     span = 9.0  # half the width of the view [metres]
@@ -156,11 +163,11 @@ def _episode_frames(policy, name, task, cost_limit, seed, every, size) -> list[I
         draw = ImageDraw.Draw(image)
         pixels = [tuple((size / 2, size / 2 + banner) + (p - centre) * (1, -1) * size / (2 * span)) for p, _ in path]
         for (a, b), (_, costly) in zip(itertools.pairwise(pixels), path[1:], strict=True):
-            draw.line([a, b], fill=(213, 0, 0) if costly else (0, 0, 0), width=2)
+            draw.line([a, b], fill=_RED if costly else (0, 0, 0), width=4 if costly else 2)
         draw.rectangle([0, 0, size, banner - 1], fill="white")
         over = cost > cost_limit
         text = f"{name}: cost {cost:.0f} of {cost_limit:g}" + (", over the limit" if over else "")
-        draw.text((3, 2), text, fill=(213, 0, 0) if over else (0, 0, 0), font=font)
+        draw.text((3, 2), text, fill=_RED if over else (0, 0, 0), font=font)
         frames.append(image)
     env.close()
     return frames
