@@ -5,10 +5,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import make_arrays
 
 import trac
+from trac import trajectories
 from trac.baselines import bc_all, bc_safe
 from trac.config import ConfigError, TracConfig
+from trac.envs import MissingSimulator
 from trac.partition import PartitionError
 from trac.train import Adam, _batches, _log_prob_of_data
 
@@ -105,6 +108,21 @@ def test_a_saved_run_comes_back(tmp_path, data):
     pd.testing.assert_frame_equal(again.history, run.history, check_exact=False)
     json.loads((tmp_path / "run" / "run.json").read_text(), parse_constant=pytest.fail)
     assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["history.csv", "run.json", "weights.safetensors"]
+
+
+def test_a_list_of_runs_is_saved_in_numbered_folders(tmp_path, data):
+    trac.train(data, [QUICK], out=tmp_path, progress=False)
+    bc_all(data, [QUICK, QUICK.replace(seed=1)], out=tmp_path / "bc", progress=False)
+    assert trac.load_run(tmp_path / "000").record["algorithm"] == "trac"
+    assert trac.load_run(tmp_path / "bc" / "001").config.seed == 1
+
+
+def test_a_task_without_simulator_is_refused_before_the_training():
+    arrays = make_arrays(task_dims=(60, 2))
+    data = trajectories.from_arrays("CarGoal1", **arrays)
+    with pytest.raises(MissingSimulator, match="set eval_episodes=0"):
+        trac.train(data, QUICK.replace(task="CarGoal1", eval_episodes=1), progress=False)
+    assert trac.train(data, QUICK.replace(task="CarGoal1"), progress=False).best is None
 
 
 def test_a_damaged_run_is_named(tmp_path, data):

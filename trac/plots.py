@@ -105,6 +105,28 @@ def scores(results: Mapping[str, pd.DataFrame], axes: Sequence[Axes]) -> None:
     _limit(axes[1], 1.0, "limit")
 
 
+def reward_cost(table: pd.DataFrame, ax: Axes) -> None:
+    """Normalised reward against cost of each method, one point for each cost limit, with intervals.
+
+    `table` has the columns method, cost_limit, normalized_reward and normalized_cost, and for the
+    latter two also `_low` and `_high`.
+    """
+    for method, rows in table.groupby("method", sort=False):
+        points = rows.sort_values("cost_limit")
+        bars: dict[str, Any] = {
+            axis: (points[name] - points[f"{name}_low"], points[f"{name}_high"] - points[name])
+            for axis, name in (("xerr", "normalized_cost"), ("yerr", "normalized_reward"))
+        }
+        look: dict[str, Any] = dict(
+            color=COLORS[method], marker=MARKERS[method], linestyle=":", capsize=2, label=method
+        )
+        ax.errorbar(points.normalized_cost, points.normalized_reward, **bars, **look)
+        for x, y, limit in zip(points.normalized_cost, points.normalized_reward, points.cost_limit, strict=True):
+            ax.annotate(f"{limit:g}", (x, y), xytext=(4, 4), textcoords="offset points", fontsize=8)
+    _limit(ax, 1.0, "limit")
+    ax.set(xlabel="normalised cost", ylabel="normalised reward")
+
+
 def film(
     policies: Mapping[str, object], *, task: str, cost_limit: float, seed: int, every: int = 4, size: int = 240
 ) -> bytes:

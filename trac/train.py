@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from trac import score
 from trac.config import ConfigError, TracConfig
+from trac.envs import make
 from trac.evaluate import Evaluation, evaluate_many
 from trac.partition import Segments, partition
 from trac.policy import Policy
@@ -72,31 +73,34 @@ def train(
         )
         for c in configs
     ]
-    runs = fit(data, segments, configs, device=device, out=out, progress=progress)
-    return runs[0] if isinstance(config, TracConfig) else runs
+    runs = fit(data, segments, configs, device=device, progress=progress)
+    return finish(runs, config, out, algorithm="trac")
 
 
 def check_task(data: Trajectories, configs: Sequence[TracConfig]) -> None:
-    """Refuse configs that were made for another task than the data's."""
+    """Refuse configs of another task than the data's, and tasks that cannot be evaluated as the config asks."""
     for config in configs:
         if config.task != data.task:
             raise ConfigError(
                 f"the config is for {config.task} and the data is of {data.task}: load the data of {config.task}, "
                 f"or set task={data.task!r}."
             )
+    if any(config.eval_episodes for config in configs):
+        make(data.task).close()  # a missing simulator is better known before the training than after it
 
 
-def fit(
-    data: Trajectories,
-    segments: Sequence[Segments],
-    configs: Sequence[TracConfig],
-    *,
-    algorithm: str = "trac",
-    device=None,
-    out=None,
-    progress=True,
-) -> list[Run]:
-    """Train on windows that are already labelled, one Segments for each config; the rest is as in `train`.
+def finish(runs: list[Run], config, out: str | os.PathLike | None, *, algorithm: str):
+    """Note the algorithm, save into `out`, and return as many runs as there were configs: one, or a list."""
+    single = isinstance(config, TracConfig)
+    for index, run in enumerate(runs):
+        run.record["algorithm"] = algorithm
+        if out is not None:
+            run.save(Path(out) if single else Path(out) / f"{index:03d}")
+    return runs[0] if single else runs
+
+
+def fit(data: Trajectories, segments: Sequence[Segments], configs: Sequence[TracConfig], *, device=None, progress=True):
+    """Train on windows that are already labelled, one Segments for each config; returns a list of Runs.
 
     With bc_steps = steps there is no second phase, and the reference is the policy itself.
     """
@@ -108,11 +112,7 @@ def fit(
     runs: dict[int, Run] = {}
     for members in groups.values():
         stack = _fit_stack(data, [segments[i] for i in members], [configs[i] for i in members], device, progress)
-        for index, run in zip(members, stack, strict=True):
-            run.record["algorithm"] = algorithm
-            runs[index] = run
-            if out is not None:
-                run.save(Path(out) if len(configs) == 1 else Path(out) / f"{index:03d}")
+        runs.update(zip(members, stack, strict=True))
     return [runs[i] for i in range(len(configs))]
 
 

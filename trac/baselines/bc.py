@@ -6,7 +6,7 @@ import numpy as np
 
 from trac.config import TracConfig
 from trac.partition import PartitionError, Segments
-from trac.train import check_task, fit
+from trac.train import check_task, finish, fit
 from trac.trajectories import Trajectories
 
 
@@ -41,8 +41,7 @@ def _clone(data, config, chosen, algorithm, device, out, progress):
         segments.append(_transitions(data, np.flatnonzero(keep), c.cost_limit))
     windows = [max(int(data.lengths.max() * c.segment_ratio), 1) for c in configs]
     cloning = [c.replace(batch_size=c.batch_size * w, bc_steps=c.steps) for c, w in zip(configs, windows, strict=True)]
-    runs = fit(data, segments, cloning, algorithm=algorithm, device=device, out=out, progress=progress)
-    return runs[0] if isinstance(config, TracConfig) else runs
+    return finish(fit(data, segments, cloning, device=device, progress=progress), config, out, algorithm=algorithm)
 
 
 def _transitions(data: Trajectories, episodes: np.ndarray, cost_limit: float) -> Segments:
