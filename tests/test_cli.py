@@ -12,7 +12,7 @@ def run(*arguments):
 def test_train_saves_a_run_that_can_be_read(tmp_path, data):
     trajectories.write(tmp_path / "data.hdf5", data)
     short = "--cost-limit 8 --steps 20 --bc-steps 10 --hidden 16 --eval-episodes 0 --seed 3".split()
-    result = run("train", "--path", str(tmp_path / "data.hdf5"), "--out", str(tmp_path / "run"), *short)
+    result = run("train", "--source", str(tmp_path / "data.hdf5"), "--out", str(tmp_path / "run"), *short)
     assert result.returncode == 0, result.stderr
     assert "saved in" in result.stdout and "%" in result.stderr  # the progress bar
     config = trac.load_run(tmp_path / "run").config

@@ -10,7 +10,7 @@ import trac
 
 def train(
     config: Annotated[trac.TracConfig, tyro.conf.arg(name="")] = trac.TracConfig(),  # noqa: B008 (frozen)
-    path: Path | None = None,
+    source: str = "packaged",
     out: Path | None = None,
     device: str | None = None,
 ) -> None:
@@ -18,11 +18,11 @@ def train(
 
     Args:
         config: every field is a flag of its own.
-        path: a file in DSRL's HDF5 form; without it, the packaged dataset.
+        source: "packaged", or the path of a file in DSRL's HDF5 form.
         out: folder for the finished run; runs/<task>-<cost limit>-<seed> without it.
         device: cpu or cuda; a GPU where there is one.
     """
-    data = trac.load(config.task) if path is None else trac.load(config.task, path)
+    data = trac.load(config.task, source)
     print(data)
     folder = out or Path("runs") / f"{config.task}-{config.cost_limit:g}-{config.seed}"
     run = trac.train(data, config, device=device, out=folder)

@@ -16,24 +16,24 @@ def packaged() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.hdf5"))
 
 
-def load(task: str, path: str | os.PathLike | None = None) -> Trajectories:
+def load(task: str, source: str | os.PathLike = "packaged") -> Trajectories:
     """The logged trajectories of a task.
 
     Args:
         task: name in `trac.TASKS`.
-        path: a file in DSRL's HDF5 form; without it, the dataset that comes with the package. Packaged
-            data was made for this book in the real simulators; it is not DSRL's.
+        source: "packaged", the dataset that comes with the package, or the path of a file in DSRL's HDF5
+            form. Packaged data was made for this book in the real simulators; it is not DSRL's.
 
     Raises:
         UnknownTask: the name is not one of the 38.
         DatasetError: the task has no packaged data, or the file cannot be used.
     """
     get_task(task)
-    if path is None:
-        path = FOLDER / f"{task}.hdf5"
-        if not path.is_file():
+    if source == "packaged":
+        source = FOLDER / f"{task}.hdf5"
+        if not source.is_file():
             raise DatasetError(
                 f"{task} has no packaged dataset (there are: {', '.join(packaged())}). Download DSRL's file "
                 f"{get_task(task).file} and pass its path: trac.load({task!r}, path)."
             )
-    return trajectories.read(path, task)
+    return trajectories.read(source, task)
