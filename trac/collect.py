@@ -106,6 +106,7 @@ SETTINGS = {
         train_freq=2,
         refill=8,
         scarce=60,
+        cost_bins=8,
     ),
 }
 
