@@ -22,6 +22,8 @@ from trac.evaluate import interval
 RESULTS = Path(__file__).parent / "results"
 METHODS = {"BC-All": bc_all, "BC-Safe": bc_safe, "TraC": trac.train}
 KEYS = ["task", "cost_limit", "method", "seed"]
+# The paper sets the segment ratio by task, and so do the quick settings; all else is TracConfig's defaults.
+SEGMENT_RATIO = {"BallRun": 1.0, "BallCircle": 1.0, "CarCircle": 0.5}
 # Episodes are drawn apart from those that `train` looks at, which use the run's own seed.
 EVALUATION_SEED = 1_000_000
 
@@ -29,7 +31,8 @@ EVALUATION_SEED = 1_000_000
 def one_run(task: str, method: str, limits: tuple[float, ...], seed: int, changes: dict) -> pd.DataFrame:
     """Train one policy on one thread and evaluate it: its episodes under each limit."""
     torch.set_num_threads(1)
-    config = trac.TracConfig(task=task, cost_limit=limits[0], seed=seed, eval_episodes=0, **changes)
+    settings = dict(task=task, cost_limit=limits[0], seed=seed, eval_episodes=0, segment_ratio=SEGMENT_RATIO[task])
+    config = trac.TracConfig(**settings | changes)
     run = METHODS[method](trac.load(task), config, progress=False)
     frames = []
     for limit in limits:

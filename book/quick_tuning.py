@@ -11,11 +11,11 @@ import pandas as pd
 import tyro
 from quick_table import RESULTS, one_run, write
 
-# Changes from the defaults of TracConfig. With each ratio the batch holds the same number of transitions.
+# Changes from the quick settings.
 CANDIDATES: dict[str, dict] = {
-    "defaults: segment_ratio=1, batch_size=8, alpha=0.2": {},
-    "segment_ratio=0.25, batch_size=32": dict(segment_ratio=0.25, batch_size=32),
-    "alpha=1": dict(alpha=1.0),
+    "segment_ratio=1": dict(segment_ratio=1.0),
+    "segment_ratio=0.5": dict(segment_ratio=0.5),
+    "segment_ratio=0.25": dict(segment_ratio=0.25),
 }
 
 
@@ -23,6 +23,7 @@ def main(
     tasks: tuple[str, ...] = ("BallRun", "BallCircle", "CarCircle"),
     limit: float = 20.0,
     seeds: tuple[int, ...] = (100, 101, 102),
+    candidates: tuple[str, ...] = tuple(CANDIDATES),
     workers: int = 2,
 ) -> None:
     """Run every candidate that the table does not have, and write it."""
@@ -30,7 +31,7 @@ def main(
     path, keys = RESULTS / "quick_tuning.csv", ["candidate", "task", "seed"]
     done = pd.read_csv(path, comment="#") if path.is_file() else pd.DataFrame(columns=keys)
     known = set(done[keys].itertuples(index=False, name=None))
-    jobs = [(c, t, s) for c in CANDIDATES for t in tasks for s in seeds if (c, t, s) not in known]
+    jobs = [(c, t, s) for t in tasks for c in candidates for s in seeds if (c, t, s) not in known]
     results = joblib.Parallel(n_jobs=workers, return_as="generator")(
         joblib.delayed(one_run)(task, "TraC", (limit,), seed, CANDIDATES[candidate]) for candidate, task, seed in jobs
     )

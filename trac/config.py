@@ -44,9 +44,9 @@ class TracConfig:
     # optimisation
     batch_size: int = 8  # windows per update
     learning_rate: float = 1e-3  # Adam, first phase
-    bc_steps: int = 2_500  # updates of the first phase
+    bc_steps: int = 2_000  # updates of the first phase
     steps: int = 4_000  # updates in all, cloning included
-    warmup_steps: int = 500  # updates of linear warm-up in the second phase
+    warmup_steps: int = 200  # updates of linear warm-up in the second phase
     lr_multiplier: float = 0.1  # second phase's learning rate over the first's
     seed: int = 0
     # watching

@@ -9,12 +9,14 @@ from trac.partition import PartitionError, Segments
 from trac.train import check_task, finish, fit
 from trac.trajectories import Trajectories
 
+BATCH_SIZE = 512  # transitions per update, as in the OSRL benchmark (Liu et al. 2023, arXiv 2306.09303)
+
 
 def bc_all(data: Trajectories, config: TracConfig | Sequence[TracConfig], *, device=None, out=None, progress=True):
     """Clone every transition of the data, whatever it cost.
 
-    Takes what `trac.train` takes and returns what it returns. All `steps` updates clone, each on as many
-    transitions as a batch of TraC's windows holds; the cost limit plays no part but in the scores.
+    Takes what `trac.train` takes and returns what it returns. All `steps` updates clone, each on
+    BATCH_SIZE single transitions; the cost limit plays no part but in the scores.
     """
     return _clone(data, config, lambda c: np.ones(len(data.starts), dtype=bool), "bc_all", device, out, progress)
 
@@ -39,8 +41,7 @@ def _clone(data, config, chosen, algorithm, device, out, progress):
                 f"{data.episode_costs.min():g}. Raise cost_limit to at least that."
             )
         segments.append(_transitions(data, np.flatnonzero(keep), c.cost_limit))
-    windows = [max(int(data.lengths.max() * c.segment_ratio), 1) for c in configs]
-    cloning = [c.replace(batch_size=c.batch_size * w, bc_steps=c.steps) for c, w in zip(configs, windows, strict=True)]
+    cloning = [c.replace(batch_size=BATCH_SIZE, bc_steps=c.steps) for c in configs]
     return finish(fit(data, segments, cloning, device=device, progress=progress), config, out, algorithm=algorithm)
 
 
