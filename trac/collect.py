@@ -180,7 +180,7 @@ def collect(task: str, settings: Settings, seed: int) -> list[Episode]:
         # A proportional term as well as the integral: where return is convex in cost, as on BallRun,
         # the integral alone jumps from one end of the frontier to the other (Stooke et al., arXiv 2007.03964).
         cost = float(np.mean([episode["costs"].sum() for episode in rolled]))
-        limit = float(np.interp(step, *zip(*settings.limits, strict=True)))
+        limit = float(np.interp(step, [at for at, _ in settings.limits], [limit for _, limit in settings.limits]))
         if cost <= settings.max_cost and _near(episodes, cost, settings.max_cost / 16) < settings.scarce:
             episodes += rollouts(model, refill_env, settings.refill)
         integral = float(np.clip(integral + settings.integral_gain * (cost - limit), 0, settings.max_multiplier))
