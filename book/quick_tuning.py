@@ -22,7 +22,7 @@ CANDIDATES: dict[str, dict] = {
 def main(
     tasks: tuple[str, ...] = ("BallRun", "BallCircle", "CarCircle"),
     limit: float = 20.0,
-    seeds: tuple[int, ...] = (100, 101, 102),
+    seeds: tuple[int, ...] = (100, 101),
     candidates: tuple[str, ...] = tuple(CANDIDATES),
     workers: int = 2,
 ) -> None:
