@@ -32,9 +32,9 @@ CELL_TIMEOUT = 900  # [s]
 WATCH = """
 import os as _os, sys as _sys, h5py as _h5py
 _opened = set()
-def _note(event, args):
-    if event == "open" and isinstance(args[0], (str, _os.PathLike)):
-        _opened.add(str(args[0]))
+def _note(event, args, _opened=_opened, _names=(str, _os.PathLike), _str=str, _is=isinstance):
+    if event == "open" and _is(args[0], _names):
+        _opened.add(_str(args[0]))
 def _init(self, name, *args, _init=_h5py.File.__init__, **kwargs):
     _opened.add(str(name))
     _init(self, name, *args, **kwargs)
@@ -92,6 +92,7 @@ def execute(path: Path, progress_bar: bool | dict = False) -> float:
             notebook,
             failing,
             cwd=path.parent,
+            start_timeout=300,
             kernel_name="python3",
             progress_bar=progress_bar,
             execution_timeout=CELL_TIMEOUT,
