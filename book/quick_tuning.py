@@ -2,8 +2,7 @@
 
     python book/quick_tuning.py                              # book/results/quick_tuning.csv
 
-One row is one run: the means of its 20 episodes. The candidate with the most safe runs is taken; among
-equals, the one of highest reward.
+One row is one run: the means of its 20 episodes.
 """
 
 import joblib
