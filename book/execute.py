@@ -192,7 +192,6 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
     os.environ.pop("JUPYTER_PATH", None)
     os.environ["TQDM_DISABLE"] = "1"  # in the kernels: bars show times, which differ in each execution
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # two notebooks share the cores
     jobs = min(options.jobs, len(stale))
     pool: Executor = ThreadPoolExecutor(1)
     if jobs > 1:  # processes, since papermill changes the working directory
