@@ -13,7 +13,7 @@ from trac.baselines import bc_all, bc_safe
 from trac.config import ConfigError, TracConfig
 from trac.envs import MissingSimulator
 from trac.partition import PartitionError
-from trac.train import Adam, _batches, _log_prob_of_data
+from trac.train import TrainingError
 
 QUICK = TracConfig(
     cost_limit=8,
@@ -29,7 +29,7 @@ QUICK = TracConfig(
 
 
 def same(a, b):
-    return all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+    return torch.equal(a.matrix, b.matrix)
 
 
 def test_the_same_seed_gives_the_same_bits_alone_and_stacked(data):
@@ -107,7 +107,9 @@ def test_a_saved_run_comes_back(tmp_path, data):
     assert same(again.policy, run.policy) and same(again.reference, run.reference)
     pd.testing.assert_frame_equal(again.history, run.history, check_exact=False)
     json.loads((tmp_path / "run" / "run.json").read_text(), parse_constant=pytest.fail)
-    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["history.csv", "run.json", "weights.safetensors"]
+    assert sorted(p.name for p in (tmp_path / "run").glob("*.*")) == [
+        *(".lock", "history.csv", "run.json", "weights.safetensors")
+    ]
 
 
 def test_a_list_of_runs_is_saved_in_numbered_folders(tmp_path, data):
@@ -115,6 +117,25 @@ def test_a_list_of_runs_is_saved_in_numbered_folders(tmp_path, data):
     bc_all(data, [QUICK, QUICK.replace(seed=1)], out=tmp_path / "bc", progress=False)
     assert trac.load_run(tmp_path / "000").record["algorithm"] == "trac"
     assert trac.load_run(tmp_path / "bc" / "001").config.seed == 1
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.25])
+def test_a_run_that_diverges_is_frozen_and_named_and_the_others_finish(tmp_path, data, dropout):
+    good = [QUICK.replace(seed=s, dropout=dropout) for s in (1, 2)]
+    bad = QUICK.replace(learning_rate=1e20, dropout=dropout)
+    with pytest.raises(TrainingError, match=r"not finite in run 1 at update \d+; 2 of 3 runs are finished") as caught:
+        trac.train(data, [good[0], bad, good[1]], out=tmp_path, progress=False)
+    runs = caught.value.runs
+    for config, run in zip(good, runs[::2], strict=True):
+        assert same(run.policy, trac.train(data, config, progress=False).policy)
+        assert run.record["failed_step"] is None
+    failed = runs[1].record["failed_step"]
+    assert torch.isfinite(runs[1].policy.matrix).all() and (runs[1].history.step < failed).all()
+    assert same(trac.load_run(tmp_path / "001").policy, runs[1].policy)
+    # The weights are those of the update before, which a shorter run ends with.
+    if failed > 1:
+        before = trac.train(data, bad.replace(steps=failed - 1, bc_steps=min(30, failed - 1)), progress=False)
+        assert same(before.policy, runs[1].policy)
 
 
 def test_a_task_without_simulator_is_refused_before_the_training():
@@ -152,34 +173,6 @@ def test_bc_clones_all_or_the_safe_episodes(data):
 def test_bc_safe_without_a_safe_episode_is_refused(data):
     with pytest.raises(PartitionError, match="no episode is safe at cost_limit=0"):
         bc_safe(data.__class__(**{**data.__dict__, "costs": data.costs + 1}), QUICK.replace(cost_limit=0))
-
-
-def test_adam_is_torch_adam():
-    parameters = [torch.randn(1, 4, 3, requires_grad=True), torch.randn(1, 4, requires_grad=True)]
-    theirs = [p.detach().clone().requires_grad_() for p in parameters]
-    ours, reference = Adam(parameters), torch.optim.Adam(theirs, lr=0.01)
-    for _ in range(20):
-        gradients = [torch.randn_like(p) for p in parameters]
-        ours.step(gradients, torch.tensor([0.01]))
-        for p, g in zip(theirs, gradients, strict=True):
-            p.grad = g
-        reference.step()
-    for mine, other in zip(parameters, theirs, strict=True):
-        torch.testing.assert_close(mine, other, rtol=1e-5, atol=1e-6)
-
-
-def test_batches_are_whole_permutations():
-    stream = _batches(10, 4, torch.Generator().manual_seed(0))
-    drawn = torch.cat([next(stream) for _ in range(15)])
-    assert all(sorted(drawn[i : i + 10].tolist()) == list(range(10)) for i in range(0, 60, 10))
-    assert len(next(_batches(3, 8, torch.Generator()))) == 8
-
-
-def test_the_cached_reference_is_exact(data):
-    policy = trac.train(data, QUICK, progress=False).reference
-    o, a = torch.as_tensor(data.observations), torch.as_tensor(data.actions)
-    cached = _log_prob_of_data(policy, o, a, chunk=7)
-    torch.testing.assert_close(cached, policy.log_prob(o[None], a[None]).detach(), rtol=1e-5, atol=1e-6)
 
 
 def test_another_task_is_refused(data):

@@ -1,11 +1,14 @@
 """Command line: `python -m trac train --task BallCircle --cost-limit 20 --seed 0`."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 import trac
+from trac.checkpoint import CheckpointError
+from trac.train import TrainingError
 
 
 def train(
@@ -13,6 +16,7 @@ def train(
     source: str = "packaged",
     out: Path | None = None,
     device: str | None = None,
+    resume: bool = False,
 ) -> None:
     """Train TraC on a task's data and evaluate it in the simulator.
 
@@ -21,11 +25,12 @@ def train(
         source: "packaged", or the path of a file in DSRL's HDF5 form.
         out: folder for the finished run; runs/<task>-<cost limit>-<seed> without it.
         device: cpu or cuda; a GPU where there is one.
+        resume: go on from the checkpoints in the folder.
     """
     data = trac.load(config.task, source)
     print(data)
     folder = out or Path("runs") / f"{config.task}-{config.cost_limit:g}-{config.seed}"
-    run = trac.train(data, config, device=device, out=folder)
+    run = trac.train(data, config, device=device, out=folder, resume=resume)
     print(run.history.iloc[-1].to_string())
     print(f"saved in {folder}; read it with trac.load_run({str(folder)!r})")
 
@@ -33,8 +38,11 @@ def train(
 def main() -> None:
     try:
         tyro.extras.subcommand_cli_from_dict({"train": train}, prog="python -m trac")
-    except (ValueError, ImportError, FileNotFoundError) as error:
+    except (ValueError, ImportError, FileNotFoundError, CheckpointError, TrainingError) as error:
         raise SystemExit(f"error: {error}") from None
+    except KeyboardInterrupt as stop:
+        print(f"\n{stop}", file=sys.stderr)
+        raise SystemExit(130) from None
 
 
 if __name__ == "__main__":

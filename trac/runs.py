@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 import safetensors.torch
 
+from trac.checkpoint import write_file
 from trac.config import ConfigError, TracConfig
 from trac.policy import Policy
 
@@ -22,8 +23,10 @@ class Run:
         best: the one of the best evaluation (safe first, then reward), or None when there was only the last.
         reference: π_ref, the cloned policy (the untrained one with reference="initial").
         history: one row for each `log_every` updates: step, phase, loss, accuracy, mean score of each
-            half, share of batches that lacked a half; evaluation columns where there was one.
-        record: versions, thread count, device and seconds.
+            half, share of batches that lacked a half, norm of the gradient (means since the row before);
+            evaluation columns where there was one.
+        record: algorithm, versions, thread count, device, seconds; failed_step, the update whose loss or
+            gradient was not finite, after which the weights were left alone, or None.
     """
 
     config: TracConfig
@@ -39,15 +42,15 @@ class Run:
         folder.mkdir(parents=True, exist_ok=True)
         policies = {"policy": self.policy, "reference": self.reference, "best": self.best}
         weights = {
-            f"{name}.{key}": value.detach().cpu().contiguous()
+            f"{name}.{key}": value.cpu()
             for name, policy in policies.items()
             if policy is not None
-            for key, value in policy.state_dict().items()
+            for key, value in policy.named().items()
         }
-        _write(folder / "weights.safetensors", safetensors.torch.save(weights))
-        _write(folder / "history.csv", self.history.to_csv(index=False).encode())
+        write_file(folder / "weights.safetensors", safetensors.torch.save(weights))
+        write_file(folder / "history.csv", self.history.to_csv(index=False).encode())
         manifest = {"config": self.config.to_dict(), "record": self.record}
-        _write(folder / "run.json", json.dumps(manifest, indent=1, allow_nan=False).encode())
+        write_file(folder / "run.json", json.dumps(manifest, indent=1, allow_nan=False).encode())
         return folder
 
 
@@ -66,12 +69,6 @@ def load_run(folder: str | os.PathLike) -> Run:
     policies: dict[str, Policy | None] = {"best": None}
     for name in {key.split(".")[0] for key in weights}:
         state = {key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")}
-        policies[name] = Policy.from_state(state, dropout=config.dropout, kind=config.policy)
+        policies[name] = Policy.from_named(state, dropout=config.dropout, kind=config.policy)
     history = pd.read_csv(folder / "history.csv")
     return Run(config=config, history=history, record=manifest["record"], **policies)  # type: ignore[arg-type]
-
-
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-    temporary.write_bytes(content)
-    temporary.replace(path)

@@ -6,43 +6,47 @@ import numpy as np
 
 from trac.config import TracConfig
 from trac.partition import PartitionError, Segments
-from trac.train import check_task, finish, fit
+from trac.train import train
 from trac.trajectories import Trajectories
 
 BATCH_SIZE = 512  # transitions per update, as in the OSRL benchmark (Liu et al. 2023, arXiv 2306.09303)
 
 
-def bc_all(data: Trajectories, config: TracConfig | Sequence[TracConfig], *, device=None, out=None, progress=True):
+def bc_all(data: Trajectories, config: TracConfig | Sequence[TracConfig], **options):
     """Clone every transition of the data, whatever it cost.
 
     Takes what `trac.train` takes and returns what it returns. All `steps` updates clone, each on
     BATCH_SIZE single transitions; the cost limit plays no part but in the scores.
     """
-    return _clone(data, config, lambda c: np.ones(len(data.starts), dtype=bool), "bc_all", device, out, progress)
+    return train(data, _cloning(config), label=_every_episode, algorithm="bc_all", **options)
 
 
-def bc_safe(data: Trajectories, config: TracConfig | Sequence[TracConfig], *, device=None, out=None, progress=True):
+def bc_safe(data: Trajectories, config: TracConfig | Sequence[TracConfig], **options):
     """Clone the episodes whose cost is within the limit; otherwise as `bc_all`.
 
     Raises PartitionError when no episode is safe.
     """
-    return _clone(data, config, lambda c: data.episode_costs <= c.cost_limit, "bc_safe", device, out, progress)
+    return train(data, _cloning(config), label=_safe_episodes, algorithm="bc_safe", **options)
 
 
-def _clone(data, config, chosen, algorithm, device, out, progress):
-    configs = [config] if isinstance(config, TracConfig) else list(config)
-    check_task(data, configs)
-    segments = []
-    for c in configs:
-        keep = chosen(c)
-        if not keep.any():
-            raise PartitionError(
-                f"no episode is safe at cost_limit={c.cost_limit:g}: the smallest cost of an episode is "
-                f"{data.episode_costs.min():g}. Raise cost_limit to at least that."
-            )
-        segments.append(_transitions(data, np.flatnonzero(keep), c.cost_limit))
-    cloning = [c.replace(batch_size=BATCH_SIZE, bc_steps=c.steps) for c in configs]
-    return finish(fit(data, segments, cloning, device=device, progress=progress), config, out, algorithm=algorithm)
+def _cloning(config):
+    if isinstance(config, TracConfig):
+        return config.replace(batch_size=BATCH_SIZE, bc_steps=config.steps)
+    return [_cloning(c) for c in config]
+
+
+def _every_episode(data: Trajectories, config: TracConfig) -> Segments:
+    return _transitions(data, np.arange(len(data.starts)), config.cost_limit)
+
+
+def _safe_episodes(data: Trajectories, config: TracConfig) -> Segments:
+    safe = np.flatnonzero(data.episode_costs <= config.cost_limit)
+    if len(safe) == 0:
+        raise PartitionError(
+            f"no episode is safe at cost_limit={config.cost_limit:g}: the smallest cost of an episode is "
+            f"{data.episode_costs.min():g}. Raise cost_limit to at least that."
+        )
+    return _transitions(data, safe, config.cost_limit)
 
 
 def _transitions(data: Trajectories, episodes: np.ndarray, cost_limit: float) -> Segments:

@@ -1,0 +1,116 @@
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from trac import fused
+from trac.fused import Trunk
+from trac.policy import Policy, dropout_scale, dropout_threshold
+
+
+def make(hidden, seed=0):
+    generators = [torch.Generator().manual_seed(seed)]
+    policy = Policy.untrained(5, 3, hidden=hidden, dropout=0.0, kind="deterministic", generators=generators)
+    with torch.no_grad():
+        policy.matrix += 0.1 * torch.randn(policy.matrix.shape, generator=generators[0])
+    return policy
+
+
+def one(layers):
+    return [(weight[0], bias[0]) for weight, bias in layers]
+
+
+def masks(trunk, hidden, p, source):
+    """The masks that a pass draws from `source`: chunk by chunk, and in a chunk layer by layer."""
+    dtype, threshold = dropout_threshold(p)
+    parts = [[] for _ in hidden]
+    for _, _, rows in trunk.chunks:
+        for layer, width in enumerate(hidden):
+            shape = (rows.stop - rows.start, width)
+            words = source.random_raw(-(-shape[0] * width * dtype.itemsize // 8)).view(f"i{dtype.itemsize}")
+            kept = words[: shape[0] * width].reshape(shape) > threshold
+            parts[layer].append(torch.from_numpy(kept).float() * dropout_scale(p))
+    return [torch.cat(part)[None] for part in parts]
+
+
+@pytest.mark.parametrize("p", [0.0, 0.25, 0.1, 0.9])
+@pytest.mark.parametrize("hidden", [(16, 16), (24, 7, 12), (9,), ()])
+@pytest.mark.parametrize("chunk", [2**21, 3000])
+def test_it_is_autograd(hidden, p, chunk, monkeypatch):
+    monkeypatch.setattr(fused, "CHUNK", chunk)
+    policy, rows = make(hidden), 113
+    trunk = Trunk(rows, policy.sizes, p)
+    assert (len(trunk.chunks) > 1) == (chunk == 3000 and bool(hidden))
+    generator = torch.Generator().manual_seed(1)
+    x, upstream = torch.randn(1, rows, 5, generator=generator), torch.randn(rows, 3, generator=generator)
+    for seed in range(2):  # the buffers of the first pass must not show in the second
+        trunk.inputs.copy_(x[0] * (seed + 1))
+        output = trunk.forward(one(policy.layers(policy.matrix.detach())), np.random.SFC64(seed))
+        gradient = torch.full_like(policy.matrix, torch.nan)
+        trunk.backward(upstream, one(policy.layers(gradient)))
+
+        drawn = masks(trunk, hidden, p, np.random.SFC64(seed)) if p else None
+        expected = policy(x * (seed + 1), drawn)
+        (expected_gradient,) = torch.autograd.grad((expected[0] * upstream).sum(), policy.matrix)
+        torch.testing.assert_close(output, expected[0], rtol=1e-5, atol=1e-5)
+        scale = expected_gradient.abs().max()
+        torch.testing.assert_close(gradient / scale, expected_gradient / scale, rtol=1e-5, atol=1e-5)
+
+
+def test_without_a_source_nothing_is_dropped():
+    policy = make((16,))
+    trunk = Trunk(10, policy.sizes, 0.25)
+    trunk.inputs.normal_(generator=torch.Generator().manual_seed(0))
+    output = trunk.forward(one(policy.layers(policy.matrix.detach())), None)
+    torch.testing.assert_close(output, policy(trunk.inputs[None])[0], rtol=1e-5, atol=1e-5)
+
+
+def test_no_dropout_draws_nothing():
+    policy = make((16,))
+    source = np.random.SFC64(0)
+    Trunk(10, policy.sizes, 0.0).forward(one(policy.layers(policy.matrix.detach())), source)
+    assert source.random_raw() == np.random.SFC64(0).random_raw()
+
+
+@pytest.mark.parametrize("p", [0.25, 0.1])
+def test_dropout_has_its_probability_and_is_independent(p):
+    """In every place of four words; between neighbours, rows, words, layers, updates and runs.
+
+    All units are switched on by their biases, so that a zero is a dropped one. 38 two-sided tests at
+    10^-7, each of independent trials: a false alarm for fewer than one in 10^5 seeds. The seeds are fixed.
+    """
+    rows, width = 512, 256
+    layers = [(torch.zeros(width, w), torch.ones(width)) for w in (1, width)] + [(torch.zeros(1, width), torch.zeros(1))]
+    trunk = Trunk(rows, [1, width, width, 1], p)
+
+    def draw(seed, step):
+        trunk.forward(layers, np.random.SFC64(np.random.SeedSequence(seed, spawn_key=(1, step))))
+        chunks = [[(x[i + 1] == 0).numpy().copy() for i in range(2)] for x, _, _ in trunk.chunks]
+        return [np.concatenate(layer) for layer in zip(*chunks, strict=True)]
+
+    first, second = draw(0, 1)
+    later, other = draw(0, 2)[0], draw(1, 1)[0]
+    for place in range(32):
+        dropped = first.ravel()[place::32]
+        assert stats.binomtest(int(dropped.sum()), dropped.size, p).pvalue > 1e-7
+    words = first.reshape(-1, 2, 8)
+    pairs = {
+        "columns": (first[:, 1::2], first[:, ::2]),
+        "rows": (first[1::2], first[::2]),
+        "words": (words[:, 0], words[:, 1]),
+        "layers": (first, second),
+        "updates": (first, later),
+        "runs": (first, other),
+    }
+    for name, (a, b) in pairs.items():
+        both = int((a & b).sum())
+        assert stats.binomtest(both, a.size, p**2).pvalue > 1e-7, name
+
+
+def test_chunks_cover_the_rows_once():
+    trunk = Trunk(9600, [7, 256, 256, 2], 0.25)
+    edges = [(rows.start, rows.stop) for _, _, rows in trunk.chunks]
+    assert len(edges) == 5 and edges[0][0] == 0 and edges[-1][1] == 9600
+    assert all(a[1] == b[0] for a, b in itertools.pairwise(edges))

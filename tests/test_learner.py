@@ -1,0 +1,213 @@
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from trac.config import TracConfig
+from trac.fused import Trunk
+from trac.learner import Learner, _Order, adam, to_device
+from trac.partition import partition
+
+CONFIG = TracConfig(
+    cost_limit=8,
+    segment_ratio=0.25,
+    batch_size=6,
+    hidden=(16, 12),
+    bc_steps=4,
+    steps=8,
+    warmup_steps=2,
+    eval_episodes=0,
+)
+CONFIGS = [CONFIG, CONFIG.replace(seed=1, alpha=1.0, gamma=0.9, eta=1.0, cost_limit=5, top=0.25, learning_rate=1e-2)]
+
+
+def learner(data, configs, device="cpu", trunk=False):
+    segments = [
+        partition(data, cost_limit=c.cost_limit, top=c.top, segment_ratio=c.segment_ratio, bottom=c.bottom)
+        for c in configs
+    ]
+    tensors = to_device(data, torch.device(device))
+    one = Learner(tensors, segments, configs)
+    if trunk:
+        rows = configs[0].batch_size * segments[0].length
+        one = Learner(tensors, segments, configs, trunk=Trunk(rows, one.policy.sizes, configs[0].dropout))
+    return one
+
+
+def close(a, b):
+    scale = b.abs().max().clamp(min=1e-9)  # a batch of one half alone has no gradient
+    torch.testing.assert_close(a / scale, b / scale, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(dict(), dict(policy="gaussian"), dict(clamp=0.3), dict(bc_coef=0.5), dict(use="desirable")),
+        *(dict(reference="none"), dict(reference="initial"), dict(init="fresh"), dict(hidden=(20,))),
+    ],
+)
+def test_updates_by_hand_are_those_by_autograd(data, change):
+    config = CONFIGS[1].replace(dropout=0.0, **change)
+    hand, autograd = learner(data, [config], trunk=True), learner(data, [config])
+    for step in range(1, config.steps + 1):
+        for name in ("weights", "mean", "square"):  # the same point, so that errors do not add up
+            hand.state[name].copy_(autograd.state[name])
+        for one in (hand, autograd):
+            one.advance(step)
+        close(hand.gradient, autograd.gradient)
+        torch.testing.assert_close(hand.state["sums"], autograd.state["sums"], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.25, 0.1])
+def test_a_stack_by_autograd_has_the_gradients_masks_and_windows_of_its_members(data, dropout):
+    configs = [c.replace(dropout=dropout) for c in CONFIGS]
+    stack, members = learner(data, configs), [learner(data, [c]) for c in configs]
+    for step in range(1, CONFIG.steps + 1):
+        for m, member in enumerate(members):
+            for name in ("weights", "mean", "square"):
+                member.state[name].copy_(stack.state[name][m : m + 1])
+        stack.advance(step)
+        for m, member in enumerate(members):
+            member.advance(step)
+            assert torch.equal(stack.picks[m] - stack.offsets[m], member.picks[0])
+            torch.testing.assert_close(stack.gradient[m], member.gradient[0], rtol=1e-4, atol=1e-6)
+
+
+# What brings a NumPy array to where it can be copied from.
+HOST = [getattr(torch.ops.aten, name).default for name in ("lift_fresh", "is_pinned", "_pin_memory")]
+
+
+class OnlyOn(TorchDispatchMode):
+    """Fails on an operation with a tensor of another device; the batch's indices alone may come from the host."""
+
+    def __init__(self, device):
+        super().__init__()
+        self.device, self.uploads, self.operations = torch.device(device), 0, 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        strays = [
+            x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor) and x.device.type != self.device.type
+        ]
+        if function is torch.ops.aten.copy_.default and strays and strays[0] is args[1]:
+            self.uploads += 1
+        elif function not in HOST:
+            assert not strays, f"{function} met {[tuple(x.shape) for x in strays]} on {strays[0].device}"
+        self.operations += 1
+        return function(*args, **(kwargs or {}))
+
+
+def train_on(device, data, **change):
+    """All updates of a stack, both phases, under the guard."""
+    stack = learner(data, [c.replace(**change) for c in CONFIGS], device)
+    with OnlyOn(device) as guard:
+        for step in range(1, CONFIG.steps + 1):
+            stack.advance(step)
+    assert guard.uploads == CONFIG.steps and guard.operations > 50 * CONFIG.steps
+    return stack
+
+
+@pytest.mark.parametrize(
+    "change", [dict(), dict(policy="gaussian"), dict(dropout=0.1, clamp=0.1, bc_coef=0.5), dict(reference="none")]
+)
+def test_no_update_waits_for_the_device_or_leaves_it(data, change):
+    # Tensors of the meta device have no values: whatever asks for one, as .item() does, raises.
+    train_on("meta", data, **change)
+
+
+@pytest.mark.parametrize("stray", ["item", "cpu tensor"])
+def test_the_device_test_can_fail(data, monkeypatch, stray):
+    loss = Learner._classify
+
+    def slip(self, log_prob, rows):
+        if stray == "item":
+            log_prob.sum().item()
+        else:
+            log_prob = log_prob * torch.ones(())
+        return loss(self, log_prob, rows)
+
+    monkeypatch.setattr(Learner, "_classify", slip)
+    with pytest.raises((AssertionError, RuntimeError, NotImplementedError)):
+        train_on("meta", data)
+
+
+def test_adam_is_torch_adam():
+    generator = torch.Generator().manual_seed(0)
+    ours = torch.randn(2, 40, generator=generator)
+    theirs = ours.clone().requires_grad_()
+    reference = torch.optim.Adam([theirs], lr=0.01)
+    mean, square, out = (torch.zeros(2, 40) for _ in range(3))
+    for update in range(1, 30):
+        theirs.grad = torch.randn(2, 40, generator=generator)
+        ours -= 0.01 * adam(theirs.grad, mean, square, torch.tensor([float(update)]), out=out)
+        reference.step()
+        torch.testing.assert_close(ours, theirs.detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_batches_are_whole_permutations_and_depend_on_seed_and_update_alone():
+    order = _Order(10, 4, seed=0)
+    drawn = np.concatenate([order.batch(step) for step in range(1, 16)])
+    assert all(sorted(drawn[i : i + 10]) == list(range(10)) for i in range(0, 60, 10))
+    assert not np.array_equal(drawn[:10], drawn[10:20])
+    np.testing.assert_array_equal(_Order(10, 4, seed=0).batch(9), drawn[32:36])
+    assert not np.array_equal(_Order(10, 4, seed=1).batch(9), drawn[32:36])
+    assert np.bincount(_Order(3, 8, seed=0).batch(1)).tolist() in ([2, 3, 3], [3, 2, 3], [3, 3, 2])
+
+
+def test_the_cached_reference_is_exact(data):
+    one = learner(data, CONFIGS)
+    for step in range(1, CONFIG.bc_steps + 2):
+        one.advance(step)
+    o, a = torch.as_tensor(data.observations), torch.as_tensor(data.actions)
+    expected = one.policy.like(one.state["reference"]).log_prob(o.expand(2, -1, -1), a).detach()
+    windows = expected.flatten().unfold(0, one.length, 1)
+    torch.testing.assert_close(one.views["reference"], windows, rtol=1e-5, atol=1e-6)
+
+
+gpu = pytest.mark.gpu
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+@gpu
+@needs_gpu
+def test_no_update_waits_on_a_gpu(data):
+    stack = learner(data, CONFIGS, "cuda")
+    stack.advance(1)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        with OnlyOn("cuda"):
+            for step in range(2, CONFIG.steps + 1):
+                stack.advance(step)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@gpu
+@needs_gpu
+def test_a_stack_on_a_gpu_agrees_with_its_members(data):
+    stack, members = learner(data, CONFIGS, "cuda"), [learner(data, [c], "cuda") for c in CONFIGS]
+    stack.advance(1)
+    for m, member in enumerate(members):
+        member.advance(1)
+        assert torch.equal(stack.picks[m] - stack.offsets[m], member.picks[0])
+        torch.testing.assert_close(stack.gradient[m], member.gradient[0], rtol=1e-4, atol=1e-6)
+
+
+@gpu
+@needs_gpu
+def test_a_captured_update_is_the_eager_one_with_new_masks(data):
+    long = [c.replace(bc_steps=10, steps=20) for c in CONFIGS]
+    eager, captured = learner(data, long, "cuda"), learner(data, long, "cuda")
+    captured.capture = True
+    for step in range(1, 21):
+        eager.advance(step)
+        captured.advance(step)
+        torch.testing.assert_close(captured.gradient, eager.gradient, rtol=1e-4, atol=1e-6)
+        captured.state["weights"].copy_(eager.state["weights"])
+    assert set(captured.graphs) == {True, False}
+    # The same windows and weights again, with the key of another update: only the masks can differ.
+    before = captured.gradient.clone()
+    for generator in captured.generators:
+        generator.manual_seed(1)
+    captured.graphs[False]()
+    assert not torch.equal(before, captured.gradient)

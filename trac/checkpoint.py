@@ -1,0 +1,122 @@
+"""Checkpoints of a training run: written whole or not at all, checked when read, and no pickle in them."""
+
+import hashlib
+import json
+import os
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+KEPT = 2  # checkpoints, so that a damaged one has one before it
+
+
+class CheckpointError(RuntimeError):
+    """A folder's checkpoints cannot be read, or another process is writing them."""
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write to a temporary name, make sure that it is on the disk, and rename."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def save(folder: Path, step: int, tensors: dict[str, Tensor], record: dict[str, Any]) -> Path:
+    """Write the checkpoint of a step, and delete those that are no longer needed.
+
+    Args:
+        tensors: on any device; record: plain values, fit for JSON.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    values = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    text = json.dumps(record)
+    path = folder / f"step-{step:09d}.safetensors"
+    metadata = {"record": text, "sha256": _digest(values, text)}
+    write_file(path, safetensors.torch.save(values, metadata))
+    for old in find(folder)[:-KEPT]:
+        old.unlink()
+    return path
+
+
+def find(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, oldest first."""
+    return sorted(folder.glob("step-*.safetensors"))
+
+
+def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Tensors and record of the newest checkpoint that is whole; None where there is no checkpoint.
+
+    A damaged one is named in a warning and the one before it is read.
+
+    Raises:
+        CheckpointError: there are checkpoints, and all are damaged.
+    """
+    damaged = []
+    for path in reversed(find(folder)):
+        try:
+            with safetensors.safe_open(path, framework="pt") as file:
+                values = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+                metadata = file.metadata() or {}
+            if metadata.get("sha256") != _digest(values, metadata.get("record", "")):
+                raise ValueError("its checksum does not match its content")
+        except (safetensors.SafetensorError, ValueError, OSError) as error:
+            damaged.append(f"{path} is damaged ({error})")
+            continue
+        for line in damaged:
+            warnings.warn(f"{line}; going on from {path.name}.", stacklevel=2)
+        return values, json.loads(metadata["record"])
+    if damaged:
+        raise CheckpointError("; ".join(damaged) + f". No other is left: delete {folder} to start anew.")
+    return None
+
+
+@contextmanager
+def locked(folder: Path | None):
+    """Keep other processes from training into the same folder. The lock goes with the process, however it ends."""
+    if folder is None:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise CheckpointError(
+            f"another process is training into {folder}. Wait for it, or choose another folder."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def fingerprint(*arrays: np.ndarray) -> str:
+    """Short hash of arrays' values, types and shapes."""
+    digest = hashlib.blake2b(digest_size=8)
+    for array in arrays:
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def _digest(values: dict[str, Tensor], text: str) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(values):
+        digest.update(name.encode())
+        digest.update(values[name].flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
