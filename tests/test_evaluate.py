@@ -43,7 +43,8 @@ SCRIPT = """
 import torch, trac
 from trac.policy import Policy
 torch.set_num_threads(1)
-policy = Policy.untrained(7, 2, hidden=(64, 64), dropout=0.0, kind="deterministic", generators=[torch.Generator().manual_seed(0)])
+one = [torch.Generator().manual_seed(0)]
+policy = Policy.untrained(7, 2, hidden=(64, 64), dropout=0.0, kind="deterministic", generators=one)
 episodes = trac.evaluate(policy, task="BallRun", cost_limit=20, episodes=3, seed=1, workers={workers}).episodes
 print([float(v).hex() for v in episodes["return"]], episodes["cost"].tolist())
 """

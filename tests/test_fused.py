@@ -82,7 +82,9 @@ def test_dropout_has_its_probability_and_is_independent(p):
     10^-7, each of independent trials: a false alarm for fewer than one in 10^5 seeds. The seeds are fixed.
     """
     rows, width = 512, 256
-    layers = [(torch.zeros(width, w), torch.ones(width)) for w in (1, width)] + [(torch.zeros(1, width), torch.zeros(1))]
+    layers = [(torch.zeros(width, w), torch.ones(width)) for w in (1, width)] + [
+        (torch.zeros(1, width), torch.zeros(1))
+    ]
     trunk = Trunk(rows, [1, width, width, 1], p)
 
     def draw(seed, step):

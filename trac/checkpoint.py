@@ -40,7 +40,8 @@ def save(folder: Path, step: int, tensors: dict[str, Tensor], record: dict[str, 
     """Write the checkpoint of a step, and delete those that are no longer needed.
 
     Args:
-        tensors: on any device; record: plain values, fit for JSON.
+        tensors: on any device.
+        record: plain values, fit for JSON.
     """
     folder.mkdir(parents=True, exist_ok=True)
     values = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}

@@ -228,7 +228,8 @@ def thin(costs: np.ndarray, returns: np.ndarray, settings: Settings, seed: int) 
     each of its bins of return, then a second one, and so on.
 
     Args:
-        costs, returns: (E,) per episode.
+        costs: (E,) per episode.
+        returns: (E,) per episode.
 
     Returns:
         Sorted indices into the episodes with a cost of at most `max_cost`.

@@ -131,7 +131,9 @@ def interval(values, *, level: float = 0.95, resamples: int = 10_000, seed: int 
     Args:
         values: (E,) one mean over E episodes; or (S, E): episodes of S seeds, where the seeds are
             resampled first and then each seed's episodes.
-        level: coverage; resamples: bootstrap draws; seed: of the resampling.
+        level: coverage.
+        resamples: bootstrap draws.
+        seed: of the resampling.
     """
     values = np.atleast_2d(np.asarray(values, dtype=np.float64))
     generator = np.random.default_rng(seed)

@@ -1,5 +1,6 @@
 """One update of a stack of runs: draw a batch, score it, differentiate, step. Everything stays on the device."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -14,6 +15,8 @@ from trac.policy import Policy, dropout_masks
 from trac.trajectories import Trajectories
 
 METRICS = ("loss", "accuracy", "score_desirable", "score_undesirable", "one_sided", "gradient_norm")
+# What is added up for them between two readings.
+_SUMS = ("loss", "accuracy", "desirable", "scores", "scores_desirable", "one_sided", "gradient_norm", "updates")
 BETAS, EPSILON = (0.9, 0.999), 1e-8  # Adam's (Kingma & Ba, 2015)
 
 # What a run's random numbers are for; with the run's seed and a counter this is the key of each draw.
@@ -28,7 +31,8 @@ class Learner:
 
     Args:
         data: the flat transitions on the device, by name: observations (N, obs_dim), actions (N, act_dim).
-        segments, configs: one for each run.
+        segments: one for each run.
+        configs: one for each run.
         trunk: forward and backward by hand in these buffers (M = 1, CPU); None: by autograd.
         capture: record each phase's update once as a CUDA graph, and replay it.
 
@@ -64,12 +68,12 @@ class Learner:
             "reference": weights.clone(),
             "mean": torch.zeros_like(weights),
             "square": torch.zeros_like(weights),
-            "updates": torch.zeros(1, device=self.device),  # in this phase
-            "sums": torch.zeros(len(METRICS) + 1, models, device=self.device),  # of metrics, and their number
-            # The update, counted over both phases, whose loss or gradient was not finite; 0: none so far.
-            "failed": torch.zeros(models, dtype=torch.int64, device=self.device),
+            "sums": torch.zeros(len(_SUMS), models, device=self.device),
+            # Updates before the first one whose loss or gradient was not finite.
+            "good": torch.zeros(models, device=self.device),
         }
         self.gradient, self.change = torch.empty_like(weights), torch.empty_like(weights)
+        self.layers, self.gradient_layers = self.policy.layers(weights), self.policy.layers(self.gradient)
 
         self.orders = [_Order(len(s), self.config.batch_size, c.seed) for s, c in zip(segments, configs, strict=True)]
         # The windows of all runs stand in one table, each run's after the last one's.
@@ -78,13 +82,17 @@ class Learner:
             name: torch.as_tensor(np.concatenate([getattr(s, name) for s in segments]), device=self.device)
             for name in ("starts", "labels", "weights")
         }
+        # What the host sends for each update: the windows; its number and Adam's two factors for each run.
         self.picks = torch.zeros(models, self.config.batch_size, dtype=torch.int64, device=self.device)
+        self.plan = torch.zeros(3, models, device=self.device)
         # Row i is the window that starts at transition i: overlapping views, so that nothing is copied but the batch.
         self.views = {name: _windows(data[name], self.length) for name in dims}
-        self.column = {
-            name: torch.tensor([float(getattr(c, name)) for c in configs], device=self.device)
-            for name in ("alpha", "gamma", "eta", "learning_rate", "lr_multiplier", "warmup_steps")
-        }
+        # Where each run's part of the reference's table begins.
+        self.shift = torch.arange(models, device=self.device).unsqueeze(1) * len(data["actions"])
+        self.alpha, self.gamma, self.eta = (
+            torch.tensor([[float(getattr(c, name))] for c in configs], device=self.device)
+            for name in ("alpha", "gamma", "eta")
+        )
         self.source: np.random.BitGenerator | None = None
         # There are no generators for the meta device, where nothing is drawn.
         self.generators = [None if self.device.type == "meta" else torch.Generator(self.device) for _ in configs]
@@ -113,106 +121,115 @@ class Learner:
         state["reference"].copy_(state["initial" if self.config.reference == "initial" else "weights"])
         if self.config.init == "fresh":
             state["weights"].copy_(state["initial"])
-        for name in ("mean", "square", "updates"):
-            state[name].zero_()
+        state["mean"].zero_()
+        state["square"].zero_()
 
     @torch.no_grad()
-    def _cache_reference(self, chunk: int = 16_384) -> None:
+    def _cache_reference(self, chunk: int = 4096) -> None:
         """log π_ref of every transition, the runs' one after the other. π_ref is frozen, so once is enough."""
-        models = len(self.configs)
+        models, transitions = len(self.configs), len(self.data["actions"])
         reference = self.policy.like(self.state["reference"])
-        parts = [
-            reference.log_prob(observations.expand(models, -1, -1), actions)
-            for observations, actions in zip(*(x.split(chunk) for x in self.data.values()), strict=True)
-        ]
-        log_prob = torch.cat(parts, dim=1)
-        if self.config.reference == "none":
-            log_prob.zero_()
+        log_prob = torch.zeros(models, transitions, device=self.device)
+        if self.config.reference != "none":
+            parts = (x.split(chunk) for x in (self.data["observations"], self.data["actions"]))
+            for observations, actions, to in zip(*parts, log_prob.split(chunk, dim=1), strict=True):
+                to.copy_(reference.log_prob(observations.expand(models, -1, -1), actions))
         self.views["reference"] = _windows(log_prob.view(-1, 1), self.length)
 
     def _draw(self, step: int) -> None:
-        """Choose this update's windows, and set the streams of its masks."""
+        """Choose this update's windows and step size, and set the streams of its masks."""
         batches = [order.batch(step) + offset for order, offset in zip(self.orders, self.offsets, strict=True)]
-        picks = torch.from_numpy(np.stack(batches))
-        # From pinned memory the copy does not make the host wait.
-        self.picks.copy_(picks.pin_memory() if self.device.type == "cuda" else picks, non_blocking=True)
+        self._send(np.stack(batches), self.picks)
+        self._send(np.array([self._factors(c, step) for c in self.configs], dtype=np.float32).T, self.plan)
         if self.config.dropout == 0:
             return
         keys = [np.random.SeedSequence(c.seed, spawn_key=(MASKS, step)) for c in self.configs]
         if self.trunk is not None:
             self.source = np.random.SFC64(keys[0])
+            return
         for generator, key in zip(self.generators, keys, strict=True):
-            if self.trunk is None and generator is not None:
+            if generator is not None:
                 generator.manual_seed(int(key.generate_state(1, np.uint64)[0]))
 
+    def _send(self, values: np.ndarray, to: Tensor) -> None:
+        host = torch.from_numpy(np.ascontiguousarray(values))
+        # From pinned memory the copy does not make the host wait.
+        to.copy_(host.pin_memory() if self.device.type == "cuda" else host, non_blocking=True)
+
+    def _factors(self, config: TracConfig, step: int) -> tuple[float, float, float]:
+        """The update's number, its step size, and the root of Adam's second bias correction."""
+        if step <= config.bc_steps:
+            update, rate = step, config.learning_rate
+        else:
+            update = step - config.bc_steps
+            rate = config.learning_rate * config.lr_multiplier * min(1.0, update / max(1, config.warmup_steps))
+        return step, rate / (1 - BETAS[0] ** update), math.sqrt(1 - BETAS[1] ** update)
+
     def _update(self, cloning: bool) -> None:
-        """One update from `picks`. No operation here waits for the device, or depends on a value that is there."""
-        loss, metrics = self._differentiate(cloning)
+        """One update, of what was drawn. No operation waits for the device, or depends on a value that is there."""
+        loss, sums = self._differentiate(cloning)
         with torch.no_grad():
-            state = self.state
             norm = torch.linalg.vector_norm(self.gradient, dim=1)
-            state["updates"] += 1
-            step = state["updates"].long() + (0 if cloning else self.config.bc_steps)
-            finite = torch.isfinite(loss) & torch.isfinite(norm)
-            state["failed"].copy_(torch.where(finite | (state["failed"] > 0), state["failed"], step))
-            state["sums"] += torch.stack([*metrics, norm, torch.ones_like(norm)])
-            rate = self.column["learning_rate"]
-            if not cloning:
-                warmup = (state["updates"] / self.column["warmup_steps"].clamp(min=1)).clamp(max=1)
-                rate = rate * self.column["lr_multiplier"] * warmup
-            change = adam(self.gradient, state["mean"], state["square"], state["updates"], out=self.change)
-            change *= rate.unsqueeze(1)
-            # A run that failed stays at its last weights that were made by a finite gradient.
-            state["weights"] -= torch.where((state["failed"] == 0).unsqueeze(1), change, 0)
+            step, size, root = self.plan
+            # A run that fails once stays as it is: at the last weights that a finite gradient made.
+            good = torch.isfinite(loss + norm) & (self.state["good"] == step - 1)
+            self.state["good"] += good
+            self.state["sums"] += torch.stack([*sums, norm, torch.ones_like(norm)])
+            change = adam(self.gradient, self.state["mean"], self.state["square"], size, root, out=self.change)
+            self.state["weights"] -= torch.where(good.unsqueeze(1), change, 0)
 
     def _differentiate(self, cloning: bool) -> tuple[Tensor, list[Tensor]]:
-        """Loss (M,) and metrics (M,) of the batch; its gradient goes to `gradient`."""
+        """Loss (M,) of the batch, and what it adds to `_SUMS`, (M,) each; its gradient goes to `gradient`."""
         models, batch = self.picks.shape
         starts = self.table["starts"][self.picks]
         rows = starts.flatten()
         actions = self.views["actions"].index_select(0, rows).view(models, batch * self.length, -1)
         if self.trunk is not None:
             torch.index_select(self.views["observations"], 0, rows, out=self.trunk.inputs.view(batch, -1))
-            output = self.trunk.forward(_one(self.policy.layers(self.state["weights"])), self.source)
-            output = output.unsqueeze(0).requires_grad_()
+            output = self.trunk.forward(_one(self.layers), self.source).unsqueeze(0).requires_grad_()
         else:
             observations = self.views["observations"].index_select(0, rows).view(models, batch * self.length, -1)
-            masks = dropout_masks(
-                batch * self.length, self.config.hidden, self.config.dropout, self.generators, self.device
-            )
+            config, count = self.config, batch * self.length
+            masks = dropout_masks(count, config.hidden, config.dropout, self.generators, self.device)
             output = self.policy(observations, masks)
         log_prob = self.policy.log_prob_of(output, actions).view(models, batch, self.length)
         if cloning:
             loss = -log_prob.mean(-1).mean(-1)
-            metrics = [loss.detach()] + [torch.zeros_like(loss)] * 4
+            sums = [loss.detach()] + [torch.zeros_like(loss)] * 5
         else:
-            loss, metrics = self._classify(log_prob, rows)
+            loss, sums = self._classify(log_prob, starts)
         if self.trunk is not None:
-            (gradient,) = torch.autograd.grad(loss.sum(), output)
-            self.trunk.backward(gradient[0], _one(self.policy.layers(self.gradient)))
+            (gradient,) = torch.autograd.grad(loss, output)
+            self.trunk.backward(gradient[0], _one(self.gradient_layers))
         else:
             (gradient,) = torch.autograd.grad(loss.sum(), self.policy.matrix)
             self.gradient.copy_(gradient)
-        return loss.detach(), metrics
+        return loss.detach(), sums
 
-    def _classify(self, log_prob: Tensor, rows: Tensor) -> tuple[Tensor, list[Tensor]]:
-        config, column = self.config, self.column
-        models, batch = self.picks.shape
-        label, weight = self.table["labels"][self.picks], self.table["weights"][self.picks]
-        rows = rows + torch.arange(models, device=self.device).repeat_interleave(batch) * len(self.data["actions"])
-        log_ratio = log_prob - self.views["reference"].index_select(0, rows).view_as(log_prob)
-        s = score.segment_score(log_ratio, alpha=column["alpha"][:, None], gamma=column["gamma"][:, None])
-        loss, accuracy = score.trac_loss(s, weight, label, column["eta"], clamp=config.clamp, use=config.use)
+    def _classify(self, log_prob: Tensor, starts: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The second phase's loss (M,), from log π (M, B, L), and what it adds to `_SUMS`."""
+        config, label = self.config, self.table["labels"][self.picks]
+        reference = self.views["reference"].index_select(0, (starts + self.shift).flatten()).view_as(log_prob)
+        s = score.segment_score(log_prob - reference, alpha=self.alpha, gamma=self.gamma)
+        weight = self.table["weights"][self.picks]
+        loss, accuracy = score.trac_loss(s, weight, label, self.eta[:, 0], clamp=config.clamp, use=config.use)
+        desirable = label.sum(-1)
         if config.bc_coef:
-            loss = loss - config.bc_coef * (label * log_prob.mean(-1)).sum(-1) / label.sum(-1).clamp(min=1)
-        s, yes, no = s.detach(), label.sum(-1), (1 - label).sum(-1)
-        return loss, [
-            loss.detach(),
-            accuracy,
-            (s * label).sum(-1) / yes.clamp(min=1),
-            (s * (1 - label)).sum(-1) / no.clamp(min=1),
-            ((yes == 0) | (no == 0)).to(s.dtype),
-        ]
+            loss = loss - config.bc_coef * (label * log_prob.mean(-1)).sum(-1) / desirable.clamp(min=1)
+        s = s.detach()
+        one_sided = (desirable % config.batch_size == 0).to(s.dtype)
+        return loss, [loss.detach(), accuracy, desirable, s.sum(-1), (s * label).sum(-1), one_sided]
+
+    def read(self) -> Tensor:
+        """METRICS (len, M), on the CPU: means over the updates since they were last read."""
+        sums = dict(zip(_SUMS, self.state["sums"].cpu(), strict=True))
+        undesirable = sums["updates"] * self.config.batch_size - sums["desirable"]
+        means = {name: total / sums["updates"] for name, total in sums.items()}
+        means["score_desirable"] = sums["scores_desirable"] / sums["desirable"]
+        means["score_undesirable"] = (sums["scores"] - sums["scores_desirable"]) / undesirable
+        metrics = torch.stack([means[name] for name in METRICS])
+        self.state["sums"].zero_()
+        return metrics
 
     def _record(self, cloning: bool) -> Callable[[], None]:
         graph = torch.cuda.CUDAGraph()
@@ -223,21 +240,21 @@ class Learner:
         return graph.replay
 
 
-def adam(gradient: Tensor, mean: Tensor, square: Tensor, updates: Tensor, *, out: Tensor) -> Tensor:
-    """Adam's step at learning rate 1 (Kingma & Ba, 2015, algorithm 1).
+def adam(gradient: Tensor, mean: Tensor, square: Tensor, size: Tensor, root: Tensor, *, out: Tensor) -> Tensor:
+    """What Adam subtracts from the parameters (Kingma & Ba, 2015, algorithm 1), with a rate for each run.
 
     Args:
         gradient: (M, P).
-        mean, square: (M, P), moving averages, updated in place.
-        updates: (1,) number of this update, from 1.
-        out: (M, P), receives the step, to be subtracted from the parameters.
+        mean: (M, P), moving average of the gradient, updated in place.
+        square: (M, P), moving average of its square, updated in place.
+        size: (M,) learning rate / (1 - β1^t).
+        root: (M,) √(1 - β2^t).
+        out: (M, P), overwritten and returned.
     """
     mean.lerp_(gradient, 1 - BETAS[0])
     square.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
-    # 1 - β^t, exact in single precision too.
-    bias1, bias2 = (-torch.expm1(updates * float(np.log(beta))) for beta in BETAS)
-    torch.sqrt(square, out=out).div_(bias2.sqrt()).add_(EPSILON).mul_(bias1)
-    return torch.div(mean, out, out=out)
+    torch.sqrt(square, out=out).div_(root.unsqueeze(1)).add_(EPSILON)
+    return torch.div(mean, out, out=out).mul_(size.unsqueeze(1))
 
 
 class _Order:

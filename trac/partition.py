@@ -25,10 +25,12 @@ class Segments:
         labels: (W,) float32, 1 desirable, 0 undesirable.
         weights: (W,) float32 in [0, 1], the confidence in each label.
         episodes: (W,) int64, the episode that each window lies in.
-        returns, costs: (W,) float64, undiscounted sums over the window.
+        returns: (W,) float64, undiscounted sum of rewards over the window.
+        costs: (W,) float64, undiscounted sum of costs over the window.
         cost_limit: largest cost of a safe window, l * L / T.
         windows: number of windows cut, labelled or not.
-        too_short, too_short_unsafe: episodes shorter than L, and how many of them exceed the limit l.
+        too_short: number of episodes shorter than L.
+        too_short_unsafe: how many of those exceed the limit l.
     """
 
     starts: np.ndarray

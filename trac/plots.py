@@ -137,7 +137,9 @@ def film(
 
     Args:
         policies: name -> anything with `.act(observation)`.
-        seed: of the start state; every: steps between frames; size: width of one view [pixels].
+        seed: of the start state.
+        every: steps between frames.
+        size: width of one view [pixels].
     """
     views = [_episode_frames(policy, name, task, cost_limit, seed, every, size) for name, policy in policies.items()]
     frames = []

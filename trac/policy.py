@@ -21,7 +21,8 @@ class Policy(nn.Module):
     checkpoint is one operation. `layers()` shows the row as weights and biases.
 
     Args:
-        obs_dim, act_dim: sizes of one observation and one action.
+        obs_dim: size of one observation.
+        act_dim: size of one action.
         hidden: widths of the hidden layers.
         dropout: probability p of dropping a hidden unit while training.
         kind: "deterministic", or "gaussian" with a learned log standard deviation for each state.

@@ -24,7 +24,8 @@ def segment_score(log_ratio: Tensor, *, alpha: Tensor | float, gamma: Tensor | f
 
     Args:
         log_ratio: (..., L) log π(a_t|s_t) - log π_ref(a_t|s_t).
-        alpha: temperature; gamma: discount. Scalars, or tensors that broadcast against (...).
+        alpha: temperature, a scalar or a tensor that broadcasts against (...).
+        gamma: discount, likewise.
     """
     steps = torch.arange(log_ratio.shape[-1], device=log_ratio.device, dtype=log_ratio.dtype)
     gamma = torch.as_tensor(gamma, dtype=log_ratio.dtype, device=log_ratio.device)
@@ -41,7 +42,9 @@ def trac_loss(
     alone: without desirable segments λ = 0 and the loss is 0; without undesirable ones λ is not used.
 
     Args:
-        score, weight, label: (..., B); label 1 desirable, 0 undesirable.
+        score: (..., B).
+        weight: (..., B), the confidence in each label.
+        label: (..., B), 1 desirable, 0 undesirable.
         eta: η, a scalar or a tensor that broadcasts against (...).
         clamp: keep σ above this value before the logarithm, as the released code does with 1e-6 (there
             is no gradient beyond it). None: exact.
@@ -51,15 +54,10 @@ def trac_loss(
         loss (...), and accuracy (...): the share of segments whose score has the label's sign.
     """
     desirable = label.sum(-1)
-    undesirable = label.shape[-1] - desirable
-    ratio = eta * desirable / undesirable.clamp(min=1)
-    if clamp is None:
-        log_yes, log_no = F.logsigmoid(score), F.logsigmoid(-score)
-    else:
-        log_yes = torch.sigmoid(score).clamp(min=clamp).log()
-        log_no = torch.sigmoid(-score).clamp(min=clamp).log()
-    yes = label * log_yes
-    no = ratio.unsqueeze(-1) * (1 - label) * log_no
-    terms = {"both": yes + no, "desirable": yes, "undesirable": no}[use]
+    ratio = eta * desirable / (label.shape[-1] - desirable).clamp(min=1)
+    yes, no = {"both": (1, 1), "desirable": (1, 0), "undesirable": (0, 1)}[use]
+    coefficient = weight * torch.where(label > 0.5, float(yes), no * ratio.unsqueeze(-1))
+    correct = torch.where(label > 0.5, score, -score)  # 1 - σ(s) = σ(-s)
+    log_probability = F.logsigmoid(correct) if clamp is None else torch.sigmoid(correct).clamp(min=clamp).log()
     accuracy = ((score > 0) == (label > 0.5)).to(score.dtype).mean(-1)
-    return -(weight * terms).mean(-1), accuracy
+    return -(coefficient * log_probability).mean(-1), accuracy

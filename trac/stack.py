@@ -32,7 +32,8 @@ class Stack:
 
     Args:
         data: see `Learner`.
-        segments, configs: one for each run.
+        segments: one for each run.
+        configs: one for each run.
         folder: for checkpoints; None: none are written.
         capture: see `Learner`.
         labels: the algorithm, and what else a checkpoint must agree with to be gone on with.
@@ -88,18 +89,18 @@ class Stack:
                 if self.folder and (interrupted or self.step % checkpoint_every == 0 or self.step == config.steps):
                     self.save(self.folder)
                 if interrupted:
-                    kept = f"saved in {self.folder}; go on with resume=True" if self.folder else "nothing was kept, for want of out="
-                    raise KeyboardInterrupt(f"stopped after update {self.step} of {config.steps}, {kept}")
+                    kept = (
+                        f"saved in {self.folder}; go on with resume=True" if self.folder else "not saved without out="
+                    )
+                    raise KeyboardInterrupt(f"stopped after update {self.step} of {config.steps}; {kept}")
 
     def _watch(self) -> None:
         """Read the metrics and evaluate, when it is time."""
         step, config = self.step, self.config
         if step % config.log_every == 0 or step in (config.bc_steps, config.steps):
-            sums = torch.cat([learner.state["sums"] for learner in self.learners], dim=1).cpu()
-            self.rows[step] = sums[:-1] / sums[-1]
-            for learner in self.learners:
-                learner.state["sums"].zero_()
-            self.failed = torch.cat([learner.state["failed"] for learner in self.learners]).tolist()
+            self.rows[step] = torch.cat([learner.read() for learner in self.learners], dim=1)
+            good = [int(updates) for learner in self.learners for updates in learner.state["good"].tolist()]
+            self.failed = [updates + 1 if updates < step else 0 for updates in good]
         if config.eval_episodes and (step == config.steps or (config.eval_every and step % config.eval_every == 0)):
             self._evaluate()
 

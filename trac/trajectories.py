@@ -27,9 +27,12 @@ class Trajectories:
         task: name in `trac.TASKS`.
         observations: (N, obs_dim) float32.
         actions: (N, act_dim) float32 in [-1, 1].
-        rewards, costs: (N,) float32, per step.
-        terminals, timeouts: (N,) bool; an episode ends where either is true.
-        starts, lengths: (E,) int64, the first transition of each episode and its number of steps.
+        rewards: (N,) float32, per step.
+        costs: (N,) float32, per step.
+        terminals: (N,) bool; an episode ends where this or `timeouts` is true.
+        timeouts: (N,) bool.
+        starts: (E,) int64, first transition of each episode.
+        lengths: (E,) int64, number of steps of each episode.
     """
 
     task: str
@@ -78,9 +81,13 @@ def from_arrays(
 
     Args:
         task: name in `trac.TASKS`.
-        observations, next_observations: (N, obs_dim); actions: (N, act_dim) in [-1, 1].
-        rewards, costs, terminals, timeouts: (N,) or (N, 1).
-        next_observations: the array, a file to read it from when asked for, or None.
+        observations: (N, obs_dim).
+        actions: (N, act_dim) in [-1, 1].
+        rewards: (N,) or (N, 1), as are costs, terminals and timeouts.
+        costs: per step.
+        terminals: 0 or 1.
+        timeouts: 0 or 1.
+        next_observations: (N, obs_dim), a file to read it from when asked for, or None.
         where: how errors call the source.
 
     Raises:
@@ -211,7 +218,8 @@ def _array(file: h5py.File, key: str, path: Path) -> np.ndarray:
     ):
         raise DatasetError(f"{path}: {key} is not a plain numeric array stored in this file.")
     try:
-        return dataset[()]
+        # float32 already while reading: no second copy of the whole array.
+        return (dataset.astype(np.float32) if dataset.dtype.kind == "f" else dataset)[()]
     except OSError as error:
         raise DatasetError(
             f"{path}: {key} cannot be read, the file is damaged ({error}). Fetch or write it again."

@@ -1,0 +1,127 @@
+"""Memory and time on data of Safety-Gymnasium's size, and the cost of many windows.
+
+    make bench-scale                             # _build/scale.json and a table
+
+The synthetic file has DSRL's form: 2,000 episodes of 1,000 steps, 60 observations and 2 actions,
+480 MB of observations. Peak memory is that of a process of its own, which reads the file, cuts
+windows of 750 steps, and makes 100 updates of the paper's size.
+"""
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+import torch
+import tyro
+from core import FOREVER, PAPER, learners, processor
+
+import trac
+from trac.checkpoint import write_file
+from trac.partition import partition
+from trac.trajectories import from_arrays, read
+
+EPISODES, STEPS, OBS_DIM, ACT_DIM = 2_000, 1_000, 60, 2
+TASK = "PointGoal1"
+
+
+def synthetic(path: Path) -> None:
+    """Write the file, episode by episode; costly episodes have high returns, as in DSRL's data."""
+    generator = np.random.default_rng(0)
+    rows = EPISODES * STEPS
+    shapes = dict(observations=(rows, OBS_DIM), next_observations=(rows, OBS_DIM), actions=(rows, ACT_DIM))
+    names = ("rewards", "costs", "terminals", "timeouts")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(path, "w") as file:
+        sets = {name: file.create_dataset(name, shapes.get(name, (rows,)), np.float32) for name in (*shapes, *names)}
+        for episode in range(EPISODES):
+            at, risk = slice(episode * STEPS, (episode + 1) * STEPS), episode / EPISODES
+            sets["observations"][at] = generator.standard_normal((STEPS, OBS_DIM), dtype=np.float32)
+            sets["actions"][at] = generator.uniform(-1, 1, (STEPS, ACT_DIM))
+            sets["rewards"][at] = generator.random(STEPS) + risk
+            sets["costs"][at] = generator.random(STEPS) < 0.1 * risk
+            sets["timeouts"][at.stop - 1] = 1
+
+
+def peak() -> float:
+    """Largest resident memory of this process so far [MB]."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "linux" else 1024**2)
+
+
+def big(path: Path) -> dict[str, float]:
+    """Read, partition, and make 100 updates of the second phase; megabytes and seconds."""
+    row, started = {"import_mb": peak()}, time.perf_counter()
+    data = read(path, TASK)
+    row |= {"read_s": time.perf_counter() - started, "read_mb": peak()}
+    config = trac.TracConfig(task=TASK, cost_limit=20, segment_ratio=0.75, bc_steps=0, steps=FOREVER, **PAPER)
+    (learner,) = learners(data, [config], torch.device("cpu"), fused=True)
+    row |= {"windows": len(learner.table["starts"]), "partitioned_s": time.perf_counter() - started}
+    learner.advance(1)
+    row |= {"first_step_s": time.perf_counter() - started, "first_step_mb": peak()}
+    for step in range(2, 101):
+        learner.advance(step)
+    return row | {"all_s": time.perf_counter() - started, "all_mb": peak()}
+
+
+def curve(windows: int) -> dict[str, float]:
+    """Time to partition, and updates a second at batch 96 x 25, with about so many windows."""
+    length, horizon = 25, 100
+    episodes = -(-windows // (horizon - length + 1))
+    generator, n = np.random.default_rng(0), episodes * horizon
+    risk = np.repeat(np.linspace(0, 1, episodes), horizon)
+    data = from_arrays(
+        "BallRun",
+        observations=generator.standard_normal((n, 7), dtype=np.float32),
+        actions=generator.uniform(-1, 1, (n, 2)),
+        rewards=generator.random(n) + risk,
+        costs=generator.random(n) < risk,
+        terminals=np.zeros(n),
+        timeouts=np.arange(1, n + 1) % horizon == 0,
+    )
+    started = time.perf_counter()
+    segments = partition(data, cost_limit=20, segment_ratio=0.25)
+    seconds = time.perf_counter() - started
+    config = trac.TracConfig(task="BallRun", segment_ratio=0.25, bc_steps=0, steps=FOREVER, **PAPER)
+    (learner,) = learners(data, [config], torch.device("cpu"), fused=True)
+    rates = []
+    for turn in range(12):
+        begun = time.perf_counter()
+        for step in range(turn * 20 + 1, turn * 20 + 21):
+            learner.advance(step)
+        rates.append(20 / (time.perf_counter() - begun))
+    return {"windows": segments.windows, "partition_s": seconds, "steps_per_second": float(np.median(rates))}
+
+
+def main(out: Path = Path("_build/scale.json"), child: Path | None = None) -> None:
+    """Measure both.
+
+    Args:
+        out: where the figures go.
+        child: a file to measure in this process, used by the script itself.
+    """
+    if child:
+        print(json.dumps(big(child)))
+        return
+    path = out.parent / "synthetic.hdf5"
+    synthetic(path)
+    command = [sys.executable, __file__, "--child", str(path)]
+    memory = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    path.unlink()
+    size = EPISODES * STEPS * OBS_DIM * 4 / 1e6
+    memory["peak_over_data"] = memory["all_mb"] * 1024**2 / 1e6 / size
+    print(pd.Series(memory).round(2).to_string())
+    table = [curve(windows) for windows in (10**3, 10**4, 10**5, 10**6)]
+    print(pd.DataFrame(table).round(4).to_string(index=False))
+    machine = {"device": processor(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    write_file(
+        out, json.dumps({"machine": machine, "data_mb": size, "memory": memory, "curve": table}, indent=1).encode()
+    )
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
