@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 export JUPYTER_PREFER_ENV_PATH := 1
 unexport JUPYTER_PATH
 
-.PHONY: book notebooks html test test-all check-py312 lint datasets set-repository clean .venv
+.PHONY: book notebooks html test test-all check-py312 lint bench bench-scale datasets set-repository clean .venv
 
 book: # execute the stale notebooks (FORCE=1: all) and build the book
 	@$(MAKE) --no-print-directory notebooks
@@ -36,6 +36,12 @@ lint: $(STAMP) # ruff and mypy
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+bench: $(STAMP) # speed of the training core: _build/bench.json
+	$(BIN)/python benchmarks/core.py
+
+bench-scale: $(STAMP) # memory and time on large data: _build/scale.json
+	$(BIN)/python benchmarks/scale.py
 
 datasets: $(STAMP) # remake the packaged datasets
 	for task in BallRun BallCircle CarCircle; do $(BIN)/python -m trac.collect $$task || exit 1; done

@@ -10,18 +10,23 @@ import pandas as pd
 import tyro
 from quick_table import RESULTS, one_run, write
 
-# Changes from the quick settings.
+# Changes from the quick settings, one at a time.
 CANDIDATES: dict[str, dict] = {
     "segment_ratio=1": dict(segment_ratio=1.0),
     "segment_ratio=0.5": dict(segment_ratio=0.5),
     "segment_ratio=0.25": dict(segment_ratio=0.25),
+    "batch_size=16": dict(batch_size=16),
+    "steps=6000": dict(steps=6_000),
+    "lr_multiplier=0.3": dict(lr_multiplier=0.3),
+    "lr_multiplier=0.03": dict(lr_multiplier=0.03),
+    "learning_rate=0.0003": dict(learning_rate=3e-4),
 }
 
 
 def main(
     tasks: tuple[str, ...] = ("BallRun", "BallCircle", "CarCircle"),
     limit: float = 20.0,
-    seeds: tuple[int, ...] = (100, 101),
+    seeds: tuple[int, ...] = (100, 101, 102, 103, 104),
     candidates: tuple[str, ...] = tuple(CANDIDATES),
     workers: int = 2,
 ) -> None:

@@ -89,7 +89,13 @@ def test_a_small_collection_repeats_bit_for_bit():
     pytest.importorskip("stable_baselines3")
     pytest.importorskip("pybullet")
     settings = replace(
-        collect.SETTINGS["BallRun"], steps=400, checkpoint_every=200, learning_starts=100, rollouts=1, batch_size=16
+        collect.SETTINGS["BallRun"],
+        steps=400,
+        checkpoint_every=200,
+        learning_starts=100,
+        rollouts=1,
+        batch_size=16,
+        refill=0,
     )
     first, second = (collect.collect("BallRun", settings, seed=3) for _ in range(2))
     assert len(first) == 4 + 2

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from trac.policy import dropout_scale, dropout_threshold
 
-# Activations of one layer in one chunk [bytes]: two threads' second-level caches hold them twice.
-CHUNK = 2**21
+# Activations of one layer in one chunk [bytes].
+CHUNK = 3 * 2**20
 
 _where_above = torch.ops.aten.threshold_backward.grad_input  # (x, y, t): x where y > t, else 0
 
