@@ -13,6 +13,7 @@ import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,8 +23,8 @@ import tyro
 from torch import nn
 
 import trac
+from trac import fused
 from trac.checkpoint import write_file
-from trac.fused import Trunk
 from trac.learner import Learner, to_device
 from trac.partition import partition
 
@@ -37,20 +38,22 @@ FOREVER = 10**9
 BLOCK = 0.15  # seconds that a variant runs before the next one's turn
 
 
-def learners(data, configs, device: torch.device, *, fused: bool, capture: bool = False) -> list[Learner]:
+def learners(data, configs, device: torch.device, *, by_hand: bool, capture: bool = False) -> list[Learner]:
     segments = [partition(data, cost_limit=c.cost_limit, top=c.top, segment_ratio=c.segment_ratio) for c in configs]
     tensors = to_device(data, device)
-    if not fused:
+    if not by_hand:
         return [Learner(tensors, segments, configs, capture=capture)]
     sizes = Learner(tensors, segments[:1], configs[:1]).policy.sizes
-    trunk = Trunk(configs[0].batch_size * segments[0].length, sizes, configs[0].dropout)
+    trunk = fused.Trunk(configs[0].batch_size * segments[0].length, sizes, configs[0].dropout)
     return [Learner(tensors, [s], [c], trunk=trunk) for s, c in zip(segments, configs, strict=True)]
 
 
-def updates(data, config, device, *, models: int = 1, **options) -> Callable[[], None]:
+def updates(data, config, device, *, models: int = 1, chunk: int = fused.CHUNK, **options) -> Callable[[], None]:
     """Our update, one after the other."""
     configs = [config.replace(seed=seed, steps=FOREVER) for seed in range(models)]
+    before, fused.CHUNK = fused.CHUNK, chunk
     stack, steps = learners(data, configs, device, **options), itertools.count(1)
+    fused.CHUNK = before
 
     def update():
         step = next(steps)
@@ -143,10 +146,10 @@ def flops(rows: int, sizes: list[int]) -> int:
     return 3 * sum(work) - work[0]
 
 
-def seconds(variants: dict[str, Callable[[], None]], rounds: int, device: torch.device) -> dict[str, float]:
+def seconds(variants: dict[Any, Callable[[], Any]], rounds: int, device: torch.device) -> dict[Any, float]:
     """Median seconds of one update of each variant; they take turns."""
 
-    def turn(update: Callable[[], None], repeats: int) -> float:
+    def turn(update: Callable[[], Any], repeats: int) -> float:
         started = time.perf_counter()
         for _ in range(repeats):
             update()
@@ -157,11 +160,11 @@ def seconds(variants: dict[str, Callable[[], None]], rounds: int, device: torch.
     for update in variants.values():
         turn(update, 8)
     repeats = {name: max(1, round(BLOCK / turn(update, 3))) for name, update in variants.items()}
-    times: dict[str, list[float]] = {name: [] for name in variants}
+    times: dict[Any, list[float]] = {name: [] for name in variants}
     for _ in range(rounds):
         for name, update in variants.items():
             times[name].append(turn(update, repeats[name]))
-            if name == "textbook":
+            if str(name).startswith("textbook"):
                 time.sleep(0.1)  # its workers fill their queue again, which must not slow down the next one
     return {name: float(np.median(values)) for name, values in times.items()}
 
@@ -175,16 +178,18 @@ def measure(label: str, config, cloning: bool, rounds: int, device: torch.device
     sizes = [data.observations.shape[1], *config.hidden, data.actions.shape[1]]
     cpu = device.type == "cpu"
     variants = {
-        "ours": updates(data, config, device, fused=cpu),
-        "ours by autograd": updates(data, config, device, fused=False),
+        "ours": updates(data, config, device, by_hand=cpu),
+        "ours by autograd": updates(data, config, device, by_hand=False),
+        "ours, one chunk": updates(data, config, device, by_hand=cpu, chunk=2**40),
         "textbook": textbook(data, config, device, cloning),
+        "textbook, no dropout": textbook(data, config.replace(dropout=0.0), device, cloning),
         "products": products(rows, sizes, device),
-        "ours, stack of 8": updates(data, config, device, models=8, fused=cpu),
+        "ours, stack of 8": updates(data, config, device, models=8, by_hand=cpu),
     }
     if not cpu:
-        del variants["ours by autograd"]
-        variants["ours, captured"] = updates(data, config, device, fused=False, capture=True)
-        variants["ours, captured stack of 8"] = updates(data, config, device, models=8, fused=False, capture=True)
+        del variants["ours by autograd"], variants["ours, one chunk"]
+        variants["ours, captured"] = updates(data, config, device, by_hand=False, capture=True)
+        variants["ours, captured stack of 8"] = updates(data, config, device, models=8, by_hand=False, capture=True)
     times = seconds(variants, rounds, device)
     table = []
     for name, value in times.items():
@@ -230,7 +235,8 @@ def main(
     for label, config in SHAPES.items():
         for cloning in (True, False):
             table += measure(label, config, cloning, rounds, where)
-            print(pd.DataFrame(table[-5 if where.type == "cpu" else -6 :]).round(2).to_string(index=False), flush=True)
+            rows = [row for row in table if (row["shape"], row["phase"]) == (label, table[-1]["phase"])]
+            print(pd.DataFrame(rows).round(2).to_string(index=False), flush=True)
     machine = {
         "device": torch.cuda.get_device_name() if where.type == "cuda" else processor(),
         "threads": torch.get_num_threads(),

@@ -12,6 +12,7 @@ import resource
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -19,7 +20,7 @@ import numpy as np
 import pandas as pd
 import torch
 import tyro
-from core import FOREVER, PAPER, learners, processor
+from core import FOREVER, PAPER, learners, processor, seconds, updates
 
 import trac
 from trac.checkpoint import write_file
@@ -59,7 +60,7 @@ def big(path: Path) -> dict[str, float]:
     data = read(path, TASK)
     row |= {"read_s": time.perf_counter() - started, "read_mb": peak()}
     config = trac.TracConfig(task=TASK, cost_limit=20, segment_ratio=0.75, bc_steps=0, steps=FOREVER, **PAPER)
-    (learner,) = learners(data, [config], torch.device("cpu"), fused=True)
+    (learner,) = learners(data, [config], torch.device("cpu"), by_hand=True)
     row |= {"windows": len(learner.table["starts"]), "partitioned_s": time.perf_counter() - started}
     learner.advance(1)
     row |= {"first_step_s": time.perf_counter() - started, "first_step_mb": peak()}
@@ -68,33 +69,35 @@ def big(path: Path) -> dict[str, float]:
     return row | {"all_s": time.perf_counter() - started, "all_mb": peak()}
 
 
-def curve(windows: int) -> dict[str, float]:
-    """Time to partition, and updates a second at batch 96 x 25, with about so many windows."""
-    length, horizon = 25, 100
-    episodes = -(-windows // (horizon - length + 1))
-    generator, n = np.random.default_rng(0), episodes * horizon
-    risk = np.repeat(np.linspace(0, 1, episodes), horizon)
-    data = from_arrays(
+def many(windows: int):
+    """Data with about so many windows of 25 of 100 steps."""
+    episodes = -(-windows // 76)
+    generator, n = np.random.default_rng(0), episodes * 100
+    risk = np.repeat(np.linspace(0, 1, episodes), 100)
+    return from_arrays(
         "BallRun",
         observations=generator.standard_normal((n, 7), dtype=np.float32),
         actions=generator.uniform(-1, 1, (n, 2)),
         rewards=generator.random(n) + risk,
         costs=generator.random(n) < risk,
         terminals=np.zeros(n),
-        timeouts=np.arange(1, n + 1) % horizon == 0,
+        timeouts=np.arange(1, n + 1) % 100 == 0,
     )
-    started = time.perf_counter()
-    segments = partition(data, cost_limit=20, segment_ratio=0.25)
-    seconds = time.perf_counter() - started
-    config = trac.TracConfig(task="BallRun", segment_ratio=0.25, bc_steps=0, steps=FOREVER, **PAPER)
-    (learner,) = learners(data, [config], torch.device("cpu"), fused=True)
-    rates = []
-    for turn in range(12):
-        begun = time.perf_counter()
-        for step in range(turn * 20 + 1, turn * 20 + 21):
-            learner.advance(step)
-        rates.append(20 / (time.perf_counter() - begun))
-    return {"windows": segments.windows, "partition_s": seconds, "steps_per_second": float(np.median(rates))}
+
+
+def curve(rounds: int = 12) -> list[dict[str, float]]:
+    """Seconds to partition, and updates a second at batch 96 x 25, for 10^3 to 10^6 windows; they take turns."""
+    config = trac.TracConfig(task="BallRun", segment_ratio=0.25, bc_steps=0, **PAPER)
+    partitions, updaters = {}, {}
+    for windows in (10**3, 10**4, 10**5, 10**6):
+        data = many(windows)
+        partitions[windows] = partial(partition, data, cost_limit=20, segment_ratio=0.25)
+        updaters[windows] = updates(data, config, torch.device("cpu"), by_hand=True)
+    slow = seconds(partitions, 3, torch.device("cpu"))
+    fast = seconds(updaters, rounds, torch.device("cpu"))
+    return [
+        {"windows": windows, "partition_s": slow[windows], "steps_per_second": 1 / fast[windows]} for windows in fast
+    ]
 
 
 def main(out: Path = Path("_build/scale.json"), child: Path | None = None) -> None:
@@ -115,7 +118,7 @@ def main(out: Path = Path("_build/scale.json"), child: Path | None = None) -> No
     size = EPISODES * STEPS * OBS_DIM * 4 / 1e6
     memory["peak_over_data"] = memory["all_mb"] * 1024**2 / 1e6 / size
     print(pd.Series(memory).round(2).to_string())
-    table = [curve(windows) for windows in (10**3, 10**4, 10**5, 10**6)]
+    table = curve()
     print(pd.DataFrame(table).round(4).to_string(index=False))
     machine = {"device": processor(), "threads": torch.get_num_threads(), "torch": torch.__version__}
     write_file(

@@ -23,7 +23,7 @@ def test_the_benchmark_runs_and_its_ratios_fit(tmp_path, monkeypatch):
     monkeypatch.setattr(core, "BLOCK", 0.01)
     core.main(rounds=1, device="cpu", out=tmp_path / "bench.json")
     table = pd.DataFrame(json.loads((tmp_path / "bench.json").read_text())["table"])
-    assert set(table.phase) == {"cloning", "trac"} and len(table) == 10
+    assert set(table.phase) == {"cloning", "trac"} and len(table) == 14
     for _, rows in table.groupby("phase"):
         rows = rows.set_index("variant")
         assert rows.of_products["products"] == 1 and rows.over_textbook["textbook"] == 1

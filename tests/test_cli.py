@@ -1,3 +1,4 @@
+import signal
 import subprocess
 import sys
 
@@ -27,3 +28,20 @@ def test_errors_are_one_line_without_a_traceback():
     ):
         result = run("train", *arguments)
         assert result.returncode == 1 and result.stderr.startswith("error: ") and message in result.stderr
+
+
+def test_ctrl_c_says_how_to_go_on_and_resume_goes_on(tmp_path, data):
+    trajectories.write(tmp_path / "data.hdf5", data)
+    settings = "--cost-limit 8 --steps 1500 --bc-steps 10 --hidden 64 --eval-episodes 0 --log-every 10".split()
+    command = [sys.executable, "-m", "trac", "train", "--source", str(tmp_path / "data.hdf5"), *settings]
+    command += ["--out", str(tmp_path / "run")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    while not list(tmp_path.glob("run/checkpoints/*/*.safetensors")) and process.poll() is None:
+        pass
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate()
+    assert process.returncode == 130, errors
+    assert "stopped after update" in errors and "resume" in errors and "Traceback" not in errors
+    result = subprocess.run([*command, "--resume"], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert trac.load_run(tmp_path / "run").history.step.iloc[-1] == 1500

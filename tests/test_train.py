@@ -138,6 +138,13 @@ def test_a_run_that_diverges_is_frozen_and_named_and_the_others_finish(tmp_path,
         assert same(before.policy, runs[1].policy)
 
 
+def test_options_that_make_no_sense_are_refused(data):
+    with pytest.raises(ConfigError, match="capture=True records CUDA graphs, and the device is cpu"):
+        trac.train(data, QUICK, device="cpu", capture=True)
+    with pytest.raises(ConfigError, match="checkpoint_every=0 must be at least 1"):
+        trac.train(data, QUICK, checkpoint_every=0)
+
+
 def test_a_task_without_simulator_is_refused_before_the_training():
     arrays = make_arrays(task_dims=(60, 2))
     data = trajectories.from_arrays("CarGoal1", **arrays)

@@ -176,7 +176,7 @@ class Learner:
             self.state["good"] += good
             self.state["sums"] += torch.stack([*sums, norm, torch.ones_like(norm)])
             change = adam(self.gradient, self.state["mean"], self.state["square"], size, root, out=self.change)
-            self.state["weights"] -= torch.where(good.unsqueeze(1), change, 0)
+            self.state["weights"] -= change.masked_fill_(~good.unsqueeze(1), 0)
 
     def _differentiate(self, cloning: bool) -> tuple[Tensor, list[Tensor]]:
         """Loss (M,) of the batch, and what it adds to `_SUMS`, (M,) each; its gradient goes to `gradient`."""

@@ -56,7 +56,7 @@ def trac_loss(
     desirable = label.sum(-1)
     ratio = eta * desirable / (label.shape[-1] - desirable).clamp(min=1)
     yes, no = {"both": (1, 1), "desirable": (1, 0), "undesirable": (0, 1)}[use]
-    coefficient = weight * torch.where(label > 0.5, float(yes), no * ratio.unsqueeze(-1))
+    coefficient = weight * (yes * label + no * ratio.unsqueeze(-1) * (1 - label))
     correct = torch.where(label > 0.5, score, -score)  # 1 - σ(s) = σ(-s)
     log_probability = F.logsigmoid(correct) if clamp is None else torch.sigmoid(correct).clamp(min=clamp).log()
     accuracy = ((score > 0) == (label > 0.5)).to(score.dtype).mean(-1)

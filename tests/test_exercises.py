@@ -1,0 +1,71 @@
+"""Every exercise of the book: its stub must fail its own checks, its printed solution must pass them."""
+
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from trac.exercise import attempt
+
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+CHAPTERS = sorted([*NOTEBOOKS.glob("0[1-6]_*.ipynb"), NOTEBOOKS / "core.ipynb"])
+SOLUTION = re.compile(r"`{3,}\{solution\} ([\w-]+)\n(.*?)\n`{4,}", re.DOTALL)
+CODE = re.compile(r"```python\n(.*?)```", re.DOTALL)
+
+
+def exercises(notebook):
+    """Labels of the exercises that are stated, the stub cell of each, and the code of each solution."""
+    text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    stated = re.findall(r"\{exercise\}[^\n]*\n:label: ([\w-]+)", text)
+    cells = [c for c in notebook.cells if "exercise" in c.metadata.get("tags", [])]
+    stubs = {re.search(r'with attempt\("([\w-]+)"\)', cell.source)[1]: cell for cell in cells}
+    solutions = {label: "\n".join(CODE.findall(body)) for label, body in SOLUTION.findall(text)}
+    return stated, stubs, solutions
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+def test_each_exercise_has_a_stub_that_is_unsolved_and_a_solution(path):
+    stated, stubs, solutions = exercises(nbformat.read(path, as_version=4))
+    assert len(stated) >= 3 and set(stated) == set(stubs) == set(solutions)
+    for label, cell in stubs.items():
+        printed = "".join(output.get("text", "") for output in cell.outputs)
+        assert f"{label}: not solved yet" in printed, label
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+def test_stubs_fail_and_solutions_pass(path, monkeypatch):
+    monkeypatch.setenv("TRAC_EXERCISES", "strict")
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    notebook = nbformat.read(path, as_version=4)
+    _, stubs, solutions = exercises(notebook)
+    cells, expected = [], {}
+    for cell in notebook.cells:
+        label = next((label for label, stub in stubs.items() if stub is cell), None)
+        if label is None:
+            cells.append(cell)
+            continue
+        checks = cell.source[cell.source.index("with attempt(") :]
+        # First the stub, whose failure is noted, then the solution followed by the stub's checks.
+        cell.metadata["tags"] = ["raises-exception"]
+        expected[len(cells)] = label
+        cells += [cell, nbformat.v4.new_code_cell(f"{solutions[label]}\n\n{checks}")]
+    notebook.cells = cells
+    NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": NOTEBOOKS}}).execute()
+    for number, label in expected.items():
+        assert any(output.output_type == "error" for output in cells[number].outputs), f"the stub of {label} passes"
+        assert cells[number + 1].outputs[-1].text.endswith(f"{label}: solved\n")
+
+
+def test_an_attempt_says_whether_it_holds(capsys, monkeypatch):
+    monkeypatch.delenv("TRAC_EXERCISES", raising=False)
+    with attempt("right"):
+        assert 1 + 1 == 2
+    with attempt("wrong"):
+        assert 1 + 1 == 3
+    assert capsys.readouterr().out == "right: solved\nwrong: not solved yet (AssertionError)\n"
+    monkeypatch.setenv("TRAC_EXERCISES", "strict")
+    with pytest.raises(TypeError), attempt("strict"):
+        len(None)

@@ -1,0 +1,377 @@
+"""Tabular constrained Markov decision processes, solved exactly; for the chapters and as a yardstick for methods.
+
+Sources: Altman, Constrained Markov Decision Processes (1999), for the linear program; Ziebart's thesis (2010) for
+soft value iteration. All sums over time are discounted: J_r(π) = E Σ_t γ^t r(s_t, a_t), and likewise J_c.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.optimize import linprog
+from scipy.special import logsumexp
+
+MOVES = np.array([(-1, 0), (0, 1), (1, 0), (0, -1)])  # (row, column) of a gridworld's actions: up, right, down, left
+
+
+class CMDPError(ValueError):
+    """A table that is not a Markov decision process, or a question about one that has no answer."""
+
+
+class InfeasibleLimit(CMDPError):
+    """No policy keeps the limit. `smallest` is the smallest cost that a policy can reach (nan: there is no policy)."""
+
+    def __init__(self, message: str, smallest: float):
+        super().__init__(message)
+        self.smallest = smallest
+
+
+@dataclass(frozen=True, eq=False)
+class CMDP:
+    """A constrained Markov decision process with S states and A actions.
+
+    Attributes:
+        transitions: (S, A, S) probability of the next state. A row may sum to less than 1: what is missing is the
+            probability that the episode ends with this step.
+        rewards: (S, A) expected reward of a step.
+        costs: (S, A) expected cost of a step, 0 or more.
+        start: (S,) distribution of the first state.
+        gamma: discount in (0, 1]. 1 is for episodes that end under every policy.
+    """
+
+    transitions: np.ndarray
+    rewards: np.ndarray
+    costs: np.ndarray
+    start: np.ndarray
+    gamma: float
+
+    def __post_init__(self):
+        for name in ("transitions", "rewards", "costs", "start"):
+            object.__setattr__(self, name, np.array(getattr(self, name), dtype=float))  # a copy of its own
+        states, actions = self.rewards.shape if self.rewards.ndim == 2 else (0, 0)
+        shapes = dict(transitions=(states, actions, states), costs=(states, actions), start=(states,))
+        for name, shape in shapes.items():
+            if getattr(self, name).shape != shape or states * actions == 0:
+                found = getattr(self, name).shape
+                raise CMDPError(f"{name} has shape {found}; rewards of shape {self.rewards.shape} ask for {shape}.")
+        if not all(np.isfinite(a).all() for a in (self.transitions, self.rewards, self.costs, self.start)):
+            raise CMDPError("transitions, rewards, costs and start must be finite numbers.")
+        if self.transitions.min() < 0 or self.transitions.sum(-1).max() > 1 + 1e-9:
+            raise CMDPError("a row of transitions must hold probabilities whose sum is at most 1.")
+        if self.start.min() < 0 or abs(self.start.sum() - 1) > 1e-9:
+            raise CMDPError("start must hold probabilities whose sum is 1.")
+        if self.costs.min() < 0:
+            raise CMDPError(f"costs must be 0 or more; the smallest is {self.costs.min():g}.")
+        if not 0 < self.gamma <= 1:
+            raise CMDPError(f"gamma={self.gamma} must lie in (0, 1].")
+        if self.gamma == 1:
+            longest = np.ones(states)  # largest probability of still running after so many steps
+            for _ in range(states):
+                longest = (self.transitions @ longest).max(1)
+            if longest.max() > 1 - 1e-12:
+                raise CMDPError("gamma=1, but some policy runs for ever: use gamma below 1, or `unroll`.")
+
+
+class Solution(NamedTuple):
+    """A policy with what it is worth.
+
+    Attributes:
+        occupancy: (S, A) expected discounted number of times that each pair is visited.
+        policy: (S, A) probabilities; in states that are never visited the allowed actions are equally likely.
+        expected_return: J_r, expected discounted sum of rewards.
+        expected_cost: J_c, expected discounted sum of costs.
+        multiplier: λ, the return gained for one more unit of cost limit; 0 where the limit does not bind, nan for
+            deterministic policies.
+    """
+
+    occupancy: np.ndarray
+    policy: np.ndarray
+    expected_return: float
+    expected_cost: float
+    multiplier: float
+
+
+class Optimum(NamedTuple):
+    """Result of dynamic programming: values (S,), action values (S, A) and the optimal policy (S, A)."""
+
+    values: np.ndarray
+    action_values: np.ndarray
+    policy: np.ndarray
+
+
+def solve(
+    cmdp: CMDP, cost_limit: float = math.inf, *, step_limit: float = math.inf, deterministic: bool = False
+) -> Solution:
+    """Best policy whose expected cost is at most the limit, by a linear program over occupancy measures.
+
+    maximise Σ ρ r  subject to  Σ ρ c <= cost_limit,  ρ >= 0, and for each state s'
+    Σ_a ρ(s', a) - γ Σ_{s, a} P(s' | s, a) ρ(s, a) = start(s').
+
+    Args:
+        cost_limit: of the whole trajectory, on the expected discounted sum of costs.
+        step_limit: of each step: pairs (s, a) whose own cost exceeds it are forbidden.
+        deterministic: only one action in each state, which makes it a mixed-integer program. For small problems.
+
+    Raises:
+        InfeasibleLimit: no policy keeps the limits; names the smallest achievable cost.
+    """
+    states, actions = cmdp.rewards.shape
+    allowed = cmdp.costs.ravel() <= step_limit
+    flow = (np.repeat(np.eye(states), actions, axis=0) - cmdp.gamma * cmdp.transitions.reshape(-1, states)).T
+    upper = np.where(allowed, np.inf, 0.0)
+    limited = math.isfinite(cost_limit)
+    program = dict(
+        c=-cmdp.rewards.ravel(),
+        A_ub=cmdp.costs.reshape(1, -1) if limited else None,
+        b_ub=[cost_limit] if limited else None,
+        A_eq=flow,
+        b_eq=cmdp.start,
+        bounds=np.stack([np.zeros_like(upper), upper], axis=1),
+    )
+    result = linprog(**(_one_action(cmdp, program) if deterministic else program), method="highs")
+    if result.status == 2:  # infeasible
+        least = linprog(**(program | dict(c=cmdp.costs.ravel(), A_ub=None, b_ub=None)), method="highs")
+        if least.status != 0:
+            raise InfeasibleLimit(f"no policy keeps every step's cost at or below {step_limit:g}.", math.nan)
+        kind = "deterministic policy" if deterministic else "policy"
+        raise InfeasibleLimit(
+            f"no {kind} has an expected cost of at most {cost_limit:g}: the smallest achievable cost "
+            f"is {least.fun:.6g}. Raise cost_limit to at least that.",
+            float(least.fun),
+        )
+    if result.status != 0:
+        raise CMDPError(f"the linear program was not solved: {result.message}")
+
+    visits = result.x[: states * actions].clip(min=0).reshape(states, actions)
+    total = visits.sum(1, keepdims=True)
+    open_actions = allowed.reshape(states, actions)
+    spread = open_actions / np.maximum(open_actions.sum(1, keepdims=True), 1)
+    policy = np.where(total > 1e-10, visits / np.maximum(total, 1e-10), spread)
+    return Solution(
+        visits,
+        policy,
+        float((visits * cmdp.rewards).sum()),
+        float((visits * cmdp.costs).sum()),
+        math.nan if deterministic else float(-result.ineqlin.marginals[0]) if limited else 0.0,
+    )
+
+
+def _one_action(cmdp: CMDP, program: dict) -> dict:
+    """The program with a switch z(s, a) in {0, 1} for each pair: ρ <= longest · z, and one z in each state."""
+    states, actions = cmdp.rewards.shape
+    pairs = states * actions
+    longest = value_iteration(CMDP(cmdp.transitions, np.ones((states, actions)), cmdp.costs, cmdp.start, cmdp.gamma))
+    switched = np.hstack([np.eye(pairs), -longest.values.max() * np.eye(pairs)])
+    limit = [] if program["A_ub"] is None else [np.hstack([program["A_ub"], np.zeros((1, pairs))])]
+    one = np.hstack([np.zeros((states, pairs)), np.repeat(np.eye(states), actions, axis=1)])
+    return dict(
+        c=np.concatenate([program["c"], np.zeros(pairs)]),
+        A_ub=np.vstack([switched, *limit]),
+        b_ub=np.concatenate([np.zeros(pairs), program["b_ub"] or []]),
+        A_eq=np.vstack([np.hstack([program["A_eq"], np.zeros((states, pairs))]), one]),
+        b_eq=np.concatenate([program["b_eq"], np.ones(states)]),
+        bounds=np.vstack([program["bounds"], np.tile([0.0, 1.0], (pairs, 1))]),
+        integrality=np.repeat([0, 1], pairs),
+    )
+
+
+def occupancy(cmdp: CMDP, policy: ArrayLike) -> np.ndarray:
+    """(S, A) occupancy measure of a policy (S, A), from a linear system; it sums to the expected discounted length."""
+    policy = _distribution(cmdp, policy)
+    moves = np.einsum("sa,sat->st", policy, cmdp.transitions)
+    return np.linalg.solve(np.eye(len(moves)) - cmdp.gamma * moves.T, cmdp.start)[:, None] * policy
+
+
+def values(cmdp: CMDP, policy: ArrayLike, signal: ArrayLike) -> np.ndarray:
+    """(S,) expected discounted sum of a signal (S, A), such as `cmdp.costs`, from each state on, by a linear system."""
+    policy = _distribution(cmdp, policy)
+    moves = np.einsum("sa,sat->st", policy, cmdp.transitions)
+    return np.linalg.solve(np.eye(len(moves)) - cmdp.gamma * moves, (policy * np.asarray(signal)).sum(1))
+
+
+def evaluate(cmdp: CMDP, policy: ArrayLike) -> tuple[float, float]:
+    """Expected return J_r and expected cost J_c of a policy (S, A), without sampling."""
+    visits = occupancy(cmdp, policy)
+    return float((visits * cmdp.rewards).sum()), float((visits * cmdp.costs).sum())
+
+
+def value_iteration(cmdp: CMDP, multiplier: float = 0.0) -> Optimum:
+    """Optimal values of the unconstrained problem with reward r - λc, and a deterministic policy that reaches them."""
+    best = _iterate(cmdp, multiplier, lambda q: q.max(1))
+    return Optimum(*best, np.eye(best[1].shape[1])[best[1].argmax(1)])
+
+
+def soft_value_iteration(cmdp: CMDP, reference: ArrayLike, alpha: float, multiplier: float = 0.0) -> Optimum:
+    """Optimal soft values and policy with reward r - λc and the price α KL(π || reference) in each step.
+
+    V(s) = α log Σ_a reference(a | s) exp(Q(s, a) / α) and π(a | s) = reference(a | s) exp((Q(s, a) - V(s)) / α).
+    A uniform reference gives maximum-entropy reinforcement learning, up to the constant α log A in each step.
+
+    Args:
+        reference: (S, A) probabilities; the optimal policy is 0 where it is 0.
+        alpha: temperature above 0, in units of the reward.
+    """
+    if not 0 < alpha < math.inf:
+        raise CMDPError(f"alpha={alpha} must be above 0 and finite; `value_iteration` is the limit at 0.")
+    reference = _distribution(cmdp, reference)
+    v, q = _iterate(cmdp, multiplier, lambda q: alpha * logsumexp(q / alpha, axis=1, b=reference))
+    advantage = np.where(reference > 0, q - v[:, None], 0.0)
+    return Optimum(v, q, reference * np.exp(advantage / alpha))
+
+
+def _iterate(cmdp: CMDP, multiplier: float, backup) -> tuple[np.ndarray, np.ndarray]:
+    signal = cmdp.rewards - multiplier * cmdp.costs
+    v = np.zeros(len(signal))
+    for _ in range(1_000_000):
+        q = signal + cmdp.gamma * cmdp.transitions @ v
+        previous, v = v, backup(q)
+        if np.abs(v - previous).max() <= 1e-13 * max(1, np.abs(v).max()):
+            return v, q
+    raise CMDPError(f"no convergence in 1,000,000 sweeps: lower gamma={cmdp.gamma}.")
+
+
+def frontier(cmdp: CMDP) -> list[Solution]:
+    """Vertices of the largest return as a function of the cost limit, in order of rising cost.
+
+    Each is a deterministic policy that is optimal for some multiplier; its `multiplier` is the frontier's slope to
+    its left, inf at the first one. Between neighbours the frontier is a straight line.
+    """
+
+    def best(multiplier: float) -> tuple[float, float, np.ndarray]:
+        policy = value_iteration(cmdp, multiplier).policy
+        return (*evaluate(cmdp, policy), policy)
+
+    def between(left, right) -> list:
+        """Vertices strictly between two: look in the direction at right angles to the line through them."""
+        if right[1] - left[1] < 1e-9:
+            return []
+        slope = (right[0] - left[0]) / (right[1] - left[1])
+        middle = best(slope)
+        if middle[0] - slope * middle[1] <= left[0] - slope * left[1] + 1e-9:
+            return []
+        return [*between(left, middle), middle, *between(middle, right)]
+
+    scale = max(1.0, np.abs(cmdp.rewards).max())
+    left, right = best(1e6 * scale), best(1e-9 * scale)  # as little cost as possible; as much return
+    vertices = [left, *between(left, right)]
+    if right[1] - left[1] >= 1e-9:
+        vertices.append(right)
+    slopes = [math.inf]
+    slopes += [(b[0] - a[0]) / (b[1] - a[1]) for a, b in zip(vertices, vertices[1:], strict=False)]
+    return [Solution(occupancy(cmdp, p), p, r, c, m) for (r, c, p), m in zip(vertices, slopes, strict=True)]
+
+
+def unroll(
+    transitions: ArrayLike, rewards: ArrayLike, costs: ArrayLike, start: ArrayLike, horizon: int, gamma: float = 1.0
+) -> CMDP:
+    """The same process for exactly `horizon` steps: state t · S + s is state s at time t, so policies may depend on t.
+
+    Arrays are as in `CMDP`. A policy (horizon · S, A) of the result reshapes to (horizon, S, A).
+    """
+    if horizon < 1:
+        raise CMDPError(f"horizon={horizon} must be at least 1.")
+    once = np.asarray(transitions, dtype=float)
+    states, actions = once.shape[:2]
+    whole = np.zeros((horizon, states, actions, horizon, states))
+    for t in range(horizon - 1):
+        whole[t, :, :, t + 1] = once
+    first = np.concatenate([np.asarray(start, dtype=float), np.zeros((horizon - 1) * states)])
+    tables = [np.tile(np.asarray(table, dtype=float), (horizon, 1)) for table in (rewards, costs)]
+    return CMDP(whole.reshape(horizon * states, actions, horizon * states), *tables, first, gamma)
+
+
+def rollout(cmdp: CMDP, policy: ArrayLike, *, episodes: int, steps: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Sampled states and actions, each (episodes, steps) int64; -1 after an episode has ended."""
+    generator = np.random.default_rng(seed)
+    acting = np.cumsum(_distribution(cmdp, policy), axis=1)
+    moving = np.cumsum(cmdp.transitions, axis=2)
+    visited = np.full((2, episodes, steps), -1)
+    running, s = np.arange(episodes), generator.choice(len(cmdp.start), episodes, p=cmdp.start)
+    for t in range(steps):
+        # The first entry above a uniform number; rounding must not reach past an action's last entry.
+        a = (acting[s] <= generator.random(len(s))[:, None] * acting[s, -1:]).sum(1)
+        visited[:, running, t] = s, a
+        after = (moving[s, a] <= generator.random(len(s))[:, None]).sum(1)
+        running, s = running[after < len(cmdp.start)], after[after < len(cmdp.start)]
+    return visited[0], visited[1]
+
+
+def _distribution(cmdp: CMDP, policy: ArrayLike) -> np.ndarray:
+    table = np.asarray(policy, dtype=float)
+    if table.shape != cmdp.rewards.shape:
+        raise CMDPError(f"the policy has shape {table.shape}; this process asks for {cmdp.rewards.shape}.")
+    if not (table.min() >= 0 and np.abs(table.sum(1) - 1).max() < 1e-6):
+        raise CMDPError("each row of a policy must hold probabilities whose sum is 1.")
+    return table
+
+
+@dataclass(frozen=True, eq=False)
+class Gridworld(CMDP):
+    """A CMDP that can be drawn: `layout` as given, and (S, 2) `cells`, the row and column of each state."""
+
+    layout: tuple[str, ...]
+    cells: np.ndarray
+
+
+def gridworld(layout: str | Sequence[str], *, slip: float = 0.1, gamma: float = 0.95) -> Gridworld:
+    """A gridworld from text: `S` start, `G` goal, `~` costly, `#` wall, `.` free; states are numbered row by row.
+
+    Actions are up, right, down, left. With probability `slip` the move goes to one of the two sides instead, each
+    with half of it. A move into a wall or over the edge stays. A step in a costly cell costs 1; the step in a goal
+    earns 1 and ends the episode. With several S, each is equally likely.
+    """
+    rows = layout.split() if isinstance(layout, str) else list(layout)
+    if len({len(row) for row in rows}) != 1 or not set("".join(rows)) <= set("SG~#."):
+        raise CMDPError("a layout has rows of one length, of the letters S G ~ # and the point.")
+    cells = np.array([(i, j) for i, row in enumerate(rows) for j, mark in enumerate(row) if mark != "#"])
+    marks = np.array([rows[i][j] for i, j in cells])
+    if not (marks == "S").any():
+        raise CMDPError("the layout has no start: put an S in it.")
+    if not 0 <= slip <= 1:
+        raise CMDPError(f"slip={slip} must lie in [0, 1].")
+    index = {tuple(cell): s for s, cell in enumerate(cells.tolist())}
+    transitions = np.zeros((len(cells), 4, len(cells)))
+    for s in np.flatnonzero(marks != "G"):
+        for action in range(4):
+            for turn, probability in ((0, 1 - slip), (1, slip / 2), (-1, slip / 2)):
+                target = tuple((cells[s] + MOVES[(action + turn) % 4]).tolist())
+                transitions[s, action, index.get(target, s)] += probability
+    tables = [np.repeat((marks == mark).astype(float)[:, None], 4, axis=1) for mark in "G~"]
+    return Gridworld(transitions, *tables, (marks == "S") / (marks == "S").sum(), gamma, tuple(rows), cells)
+
+
+def draw(grid: Gridworld, ax, *, policy: np.ndarray | None = None, shade: np.ndarray | None = None) -> None:
+    """Draw a gridworld on matplotlib axes.
+
+    Args:
+        policy: (S, A) arrows, as long as their action is likely.
+        shade: (S,) numbers from 0 to 1: how strongly to tint each cell. Without it all are white.
+    """
+    from matplotlib.patches import Rectangle
+
+    height, width = len(grid.layout), len(grid.layout[0])
+    ax.add_patch(Rectangle((-0.5, -0.5), width, height, facecolor="0.25"))
+    for s, (i, j) in enumerate(grid.cells):
+        tint = 0.0 if shade is None else float(shade[s])
+        mark = grid.layout[i][j]
+        colour = (1 - 0.75 * tint, 1 - 0.45 * tint, 1.0)
+        ax.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, facecolor=colour, edgecolor="0.7", linewidth=0.8))
+        if mark == "~":
+            ax.add_patch(
+                Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, hatch="////", edgecolor="#d55e00", linewidth=0.8)
+            )
+        if mark in "SG":
+            ax.text(j - 0.42, i - 0.4, mark, fontsize=11, fontweight="bold", va="top", color="0.2")
+        if policy is not None and mark != "G":
+            for probability, (di, dj) in zip(policy[s], MOVES, strict=True):
+                if probability > 0.01:
+                    size = 0.4 * probability
+                    ax.arrow(
+                        j, i, dj * size, di * size, color="0.1", width=0.02, head_width=0.12, length_includes_head=True
+                    )
+    ax.set(xlim=(-0.55, width - 0.45), ylim=(height - 0.45, -0.55), aspect="equal", xticks=[], yticks=[])
+    for spine in ax.spines.values():
+        spine.set_visible(False)

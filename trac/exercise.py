@@ -1,0 +1,25 @@
+"""The book's exercises check themselves: an attempt that is not right yet says so and stops nothing."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def attempt(label: str) -> Iterator[None]:
+    """Run the checks of an exercise, and say whether they hold.
+
+    Args:
+        label: name of the exercise.
+
+    Whatever the checks raise is told in one line, so that a notebook runs through with its exercises
+    unsolved. With the environment variable TRAC_EXERCISES=strict it is raised.
+    """
+    try:
+        yield
+    except Exception as error:
+        if os.environ.get("TRAC_EXERCISES") == "strict":
+            raise
+        print(f"{label}: not solved yet ({type(error).__name__})")
+    else:
+        print(f"{label}: solved")
