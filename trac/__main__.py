@@ -1,4 +1,4 @@
-"""Command line: `python -m trac train --task BallCircle --cost-limit 20 --seed 0`."""
+"""Command line: `python -m trac train --task BallCircle --cost-limit 20 --seed 0`, and `python -m trac sweep`."""
 
 import sys
 from pathlib import Path
@@ -35,9 +35,62 @@ def train(
     print(f"saved in {folder}; read it with trac.load_run({str(folder)!r})")
 
 
+def sweep(
+    notebook: tyro.conf.Positional[Path],
+    out: Path,
+    grid: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
+    set: tuple[str, ...] = (),
+    seeds: str | None = None,
+    where: str | None = None,
+    workers: int = 1,
+    threads: int = 1,
+    scheduler: str | None = None,
+    dry_run: bool = False,
+    collect: bool = False,
+    redo_changed: bool = False,
+) -> None:
+    """Run a notebook over a grid of its parameters, on this machine or on a Dask cluster.
+
+    Args:
+        notebook: with a cell tagged "parameters", such as notebooks/ablation.ipynb.
+        out: folder of the sweep; finished points in it are not run again.
+        grid: name=value,value,...; once for each dimension.
+        set: name=value, for all points.
+        seeds: 0,1,2: the seeds of each point, trained as one stack.
+        where: keep only points for which this holds, such as "top + bottom <= 1".
+        workers: processes on this machine.
+        threads: of each process.
+        scheduler: address of a running Dask scheduler, in place of processes on this machine.
+        dry_run: show the plan and stop.
+        collect: only write results.csv from the results that are there.
+        redo_changed: run finished points again that were made by other code.
+    """
+    from trac import sweep as runner
+
+    if not collect:
+        defaults = runner.parameters(notebook)
+        fixed = [*set, f"seeds=[{seeds}]"] if seeds else list(set)
+        points, removed = runner.plan(defaults, grid, fixed, where)
+        print(f"{len(points)} points" + (f", {removed} more removed by --where" if removed else ""))
+        varied = [text.partition("=")[0] for text in grid]
+        for point in points:
+            print(f"  {runner.point_hash(point)}", *(f"{name}={point[name]}" for name in varied))
+        if dry_run:
+            return
+        failed = runner.sweep(
+            notebook, out, points, workers=workers, threads=threads, scheduler=scheduler, redo_changed=redo_changed
+        )
+        for name, error in failed.items():
+            print(f"failed: {out / 'points' / name}: {error}", file=sys.stderr)
+    table = runner.collect(out)
+    print(f"{len(table)} rows in {out / 'results.csv'}")
+    if not collect and failed:
+        raise SystemExit(1)
+
+
 def main() -> None:
     try:
-        tyro.extras.subcommand_cli_from_dict({"train": train}, prog="python -m trac")
+        tyro.extras.subcommand_cli_from_dict({"train": train, "sweep": sweep}, prog="python -m trac")
     except (ValueError, ImportError, FileNotFoundError, CheckpointError, TrainingError) as error:
         raise SystemExit(f"error: {error}") from None
     except KeyboardInterrupt as stop:

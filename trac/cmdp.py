@@ -7,7 +7,7 @@ soft value iteration. All sums over time are discounted: J_r(π) = E Σ_t γ^t r
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -83,8 +83,7 @@ class Solution(NamedTuple):
         policy: (S, A) probabilities; in states that are never visited the allowed actions are equally likely.
         expected_return: J_r, expected discounted sum of rewards.
         expected_cost: J_c, expected discounted sum of costs.
-        multiplier: λ, the return gained for one more unit of cost limit; 0 where the limit does not bind, nan for
-            deterministic policies.
+        multiplier: λ >= 0, the return gained for one more unit of cost limit; 0 where the limit does not bind.
     """
 
     occupancy: np.ndarray
@@ -102,9 +101,7 @@ class Optimum(NamedTuple):
     policy: np.ndarray
 
 
-def solve(
-    cmdp: CMDP, cost_limit: float = math.inf, *, step_limit: float = math.inf, deterministic: bool = False
-) -> Solution:
+def solve(cmdp: CMDP, cost_limit: float = math.inf, *, step_limit: float = math.inf) -> Solution:
     """Best policy whose expected cost is at most the limit, by a linear program over occupancy measures.
 
     maximise Σ ρ r  subject to  Σ ρ c <= cost_limit,  ρ >= 0, and for each state s'
@@ -113,68 +110,43 @@ def solve(
     Args:
         cost_limit: of the whole trajectory, on the expected discounted sum of costs.
         step_limit: of each step: pairs (s, a) whose own cost exceeds it are forbidden.
-        deterministic: only one action in each state, which makes it a mixed-integer program. For small problems.
 
     Raises:
         InfeasibleLimit: no policy keeps the limits; names the smallest achievable cost.
     """
+    if math.isnan(cost_limit) or math.isnan(step_limit):
+        raise CMDPError("cost_limit and step_limit must be numbers; inf means no limit.")
     states, actions = cmdp.rewards.shape
-    allowed = cmdp.costs.ravel() <= step_limit
-    flow = (np.repeat(np.eye(states), actions, axis=0) - cmdp.gamma * cmdp.transitions.reshape(-1, states)).T
-    upper = np.where(allowed, np.inf, 0.0)
-    limited = math.isfinite(cost_limit)
-    program = dict(
-        c=-cmdp.rewards.ravel(),
-        A_ub=cmdp.costs.reshape(1, -1) if limited else None,
-        b_ub=[cost_limit] if limited else None,
-        A_eq=flow,
+    allowed = cmdp.costs <= step_limit
+    flow = np.repeat(np.eye(states), actions, axis=0) - cmdp.gamma * cmdp.transitions.reshape(-1, states)
+    program: dict[str, Any] = dict(
+        A_eq=flow.T,
         b_eq=cmdp.start,
-        bounds=np.stack([np.zeros_like(upper), upper], axis=1),
+        bounds=np.stack([np.zeros(allowed.size), np.where(allowed.ravel(), np.inf, 0.0)], axis=1),
+        method="highs",
     )
-    result = linprog(**(_one_action(cmdp, program) if deterministic else program), method="highs")
+    limit = {} if cost_limit == math.inf else dict(A_ub=cmdp.costs.reshape(1, -1), b_ub=[cost_limit])
+    result = linprog(-cmdp.rewards.ravel(), **limit, **program)
     if result.status == 2:  # infeasible
-        least = linprog(**(program | dict(c=cmdp.costs.ravel(), A_ub=None, b_ub=None)), method="highs")
+        least = linprog(cmdp.costs.ravel(), **program)
         if least.status != 0:
             raise InfeasibleLimit(f"no policy keeps every step's cost at or below {step_limit:g}.", math.nan)
-        kind = "deterministic policy" if deterministic else "policy"
         raise InfeasibleLimit(
-            f"no {kind} has an expected cost of at most {cost_limit:g}: the smallest achievable cost "
-            f"is {least.fun:.6g}. Raise cost_limit to at least that.",
+            f"no policy has an expected cost of at most {cost_limit:g}; the smallest achievable cost is {least.fun:g}.",
             float(least.fun),
         )
     if result.status != 0:
         raise CMDPError(f"the linear program was not solved: {result.message}")
-
-    visits = result.x[: states * actions].clip(min=0).reshape(states, actions)
+    visits = result.x.clip(min=0).reshape(states, actions)
     total = visits.sum(1, keepdims=True)
-    open_actions = allowed.reshape(states, actions)
-    spread = open_actions / np.maximum(open_actions.sum(1, keepdims=True), 1)
-    policy = np.where(total > 1e-10, visits / np.maximum(total, 1e-10), spread)
+    spread = np.where(allowed.any(1, keepdims=True), allowed, True)
+    policy = np.where(total > 1e-10, visits, spread)
     return Solution(
         visits,
-        policy,
+        policy / policy.sum(1, keepdims=True),
         float((visits * cmdp.rewards).sum()),
         float((visits * cmdp.costs).sum()),
-        math.nan if deterministic else float(-result.ineqlin.marginals[0]) if limited else 0.0,
-    )
-
-
-def _one_action(cmdp: CMDP, program: dict) -> dict:
-    """The program with a switch z(s, a) in {0, 1} for each pair: ρ <= longest · z, and one z in each state."""
-    states, actions = cmdp.rewards.shape
-    pairs = states * actions
-    longest = value_iteration(CMDP(cmdp.transitions, np.ones((states, actions)), cmdp.costs, cmdp.start, cmdp.gamma))
-    switched = np.hstack([np.eye(pairs), -longest.values.max() * np.eye(pairs)])
-    limit = [] if program["A_ub"] is None else [np.hstack([program["A_ub"], np.zeros((1, pairs))])]
-    one = np.hstack([np.zeros((states, pairs)), np.repeat(np.eye(states), actions, axis=1)])
-    return dict(
-        c=np.concatenate([program["c"], np.zeros(pairs)]),
-        A_ub=np.vstack([switched, *limit]),
-        b_ub=np.concatenate([np.zeros(pairs), program["b_ub"] or []]),
-        A_eq=np.vstack([np.hstack([program["A_eq"], np.zeros((states, pairs))]), one]),
-        b_eq=np.concatenate([program["b_eq"], np.ones(states)]),
-        bounds=np.vstack([program["bounds"], np.tile([0.0, 1.0], (pairs, 1))]),
-        integrality=np.repeat([0, 1], pairs),
+        float(abs(result.ineqlin.marginals.sum())),
     )
 
 
@@ -233,54 +205,25 @@ def _iterate(cmdp: CMDP, multiplier: float, backup) -> tuple[np.ndarray, np.ndar
     raise CMDPError(f"no convergence in 1,000,000 sweeps: lower gamma={cmdp.gamma}.")
 
 
-def frontier(cmdp: CMDP) -> list[Solution]:
-    """Vertices of the largest return as a function of the cost limit, in order of rising cost.
+def unroll(cmdp: CMDP, horizon: int, gamma: float = 1.0) -> CMDP:
+    """The same process for exactly `horizon` steps, with the discount given here.
 
-    Each is a deterministic policy that is optimal for some multiplier; its `multiplier` is the frontier's slope to
-    its left, inf at the first one. Between neighbours the frontier is a straight line.
-    """
-
-    def best(multiplier: float) -> tuple[float, float, np.ndarray]:
-        policy = value_iteration(cmdp, multiplier).policy
-        return (*evaluate(cmdp, policy), policy)
-
-    def between(left, right) -> list:
-        """Vertices strictly between two: look in the direction at right angles to the line through them."""
-        if right[1] - left[1] < 1e-9:
-            return []
-        slope = (right[0] - left[0]) / (right[1] - left[1])
-        middle = best(slope)
-        if middle[0] - slope * middle[1] <= left[0] - slope * left[1] + 1e-9:
-            return []
-        return [*between(left, middle), middle, *between(middle, right)]
-
-    scale = max(1.0, np.abs(cmdp.rewards).max())
-    left, right = best(1e6 * scale), best(1e-9 * scale)  # as little cost as possible; as much return
-    vertices = [left, *between(left, right)]
-    if right[1] - left[1] >= 1e-9:
-        vertices.append(right)
-    slopes = [math.inf]
-    slopes += [(b[0] - a[0]) / (b[1] - a[1]) for a, b in zip(vertices, vertices[1:], strict=False)]
-    return [Solution(occupancy(cmdp, p), p, r, c, m) for (r, c, p), m in zip(vertices, slopes, strict=True)]
-
-
-def unroll(
-    transitions: ArrayLike, rewards: ArrayLike, costs: ArrayLike, start: ArrayLike, horizon: int, gamma: float = 1.0
-) -> CMDP:
-    """The same process for exactly `horizon` steps: state t · S + s is state s at time t, so policies may depend on t.
-
-    Arrays are as in `CMDP`. A policy (horizon · S, A) of the result reshapes to (horizon, S, A).
+    State t · S + s of the result is state s at time t, so a policy may depend on the time: (horizon · S, A), which
+    reshapes to (horizon, S, A).
     """
     if horizon < 1:
         raise CMDPError(f"horizon={horizon} must be at least 1.")
-    once = np.asarray(transitions, dtype=float)
-    states, actions = once.shape[:2]
-    whole = np.zeros((horizon, states, actions, horizon, states))
+    states, actions = cmdp.rewards.shape
+    transitions = np.zeros((horizon, states, actions, horizon, states))
     for t in range(horizon - 1):
-        whole[t, :, :, t + 1] = once
-    first = np.concatenate([np.asarray(start, dtype=float), np.zeros((horizon - 1) * states)])
-    tables = [np.tile(np.asarray(table, dtype=float), (horizon, 1)) for table in (rewards, costs)]
-    return CMDP(whole.reshape(horizon * states, actions, horizon * states), *tables, first, gamma)
+        transitions[t, :, :, t + 1] = cmdp.transitions
+    return CMDP(
+        transitions.reshape(horizon * states, actions, horizon * states),
+        np.tile(cmdp.rewards, (horizon, 1)),
+        np.tile(cmdp.costs, (horizon, 1)),
+        np.concatenate([cmdp.start, np.zeros((horizon - 1) * states)]),
+        gamma,
+    )
 
 
 def rollout(cmdp: CMDP, policy: ArrayLike, *, episodes: int, steps: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -339,8 +282,9 @@ def gridworld(layout: str | Sequence[str], *, slip: float = 0.1, gamma: float = 
             for turn, probability in ((0, 1 - slip), (1, slip / 2), (-1, slip / 2)):
                 target = tuple((cells[s] + MOVES[(action + turn) % 4]).tolist())
                 transitions[s, action, index.get(target, s)] += probability
-    tables = [np.repeat((marks == mark).astype(float)[:, None], 4, axis=1) for mark in "G~"]
-    return Gridworld(transitions, *tables, (marks == "S") / (marks == "S").sum(), gamma, tuple(rows), cells)
+    rewards, costs = (np.repeat((marks == mark)[:, None], 4, axis=1) for mark in "G~")
+    start = (marks == "S") / (marks == "S").sum()
+    return Gridworld(transitions, rewards, costs, start, gamma, tuple(rows), cells)
 
 
 def draw(grid: Gridworld, ax, *, policy: np.ndarray | None = None, shade: np.ndarray | None = None) -> None:
@@ -353,25 +297,20 @@ def draw(grid: Gridworld, ax, *, policy: np.ndarray | None = None, shade: np.nda
     from matplotlib.patches import Rectangle
 
     height, width = len(grid.layout), len(grid.layout[0])
-    ax.add_patch(Rectangle((-0.5, -0.5), width, height, facecolor="0.25"))
+    ax.add_patch(Rectangle((-0.5, -0.5), width, height, color="0.25"))
     for s, (i, j) in enumerate(grid.cells):
-        tint = 0.0 if shade is None else float(shade[s])
-        mark = grid.layout[i][j]
+        corner, mark, tint = (j - 0.5, i - 0.5), grid.layout[i][j], 0.0 if shade is None else float(shade[s])
         colour = (1 - 0.75 * tint, 1 - 0.45 * tint, 1.0)
-        ax.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, facecolor=colour, edgecolor="0.7", linewidth=0.8))
+        ax.add_patch(Rectangle(corner, 1, 1, facecolor=colour, edgecolor="0.7"))
         if mark == "~":
-            ax.add_patch(
-                Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, hatch="////", edgecolor="#d55e00", linewidth=0.8)
-            )
-        if mark in "SG":
-            ax.text(j - 0.42, i - 0.4, mark, fontsize=11, fontweight="bold", va="top", color="0.2")
+            ax.add_patch(Rectangle(corner, 1, 1, fill=False, hatch="///", edgecolor="#d55e00", linewidth=0))
+        elif mark in "SG":
+            ax.text(j - 0.43, i - 0.41, mark, fontweight="bold", va="top", color="0.2")
         if policy is not None and mark != "G":
-            for probability, (di, dj) in zip(policy[s], MOVES, strict=True):
-                if probability > 0.01:
-                    size = 0.4 * probability
-                    ax.arrow(
-                        j, i, dj * size, di * size, color="0.1", width=0.02, head_width=0.12, length_includes_head=True
-                    )
-    ax.set(xlim=(-0.55, width - 0.45), ylim=(height - 0.45, -0.55), aspect="equal", xticks=[], yticks=[])
-    for spine in ax.spines.values():
-        spine.set_visible(False)
+            for (down, right), probability in zip(MOVES, policy[s], strict=True):
+                if (length := 0.42 * probability) > 0.005:
+                    head = dict(head_width=0.06 + 0.08 * probability, head_length=min(0.16, length))
+                    step = (right * length, down * length)
+                    ax.arrow(j, i, *step, color="0.1", width=0.02, length_includes_head=True, **head)
+    ax.set(xlim=(-0.52, width - 0.48), ylim=(height - 0.48, -0.52), aspect="equal")
+    ax.set_axis_off()

@@ -1,0 +1,255 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+
+from trac import sweep
+from trac.checkpoint import find
+from trac.sweep import SweepError, check_value, collect, holds, parameters, plan
+
+ROOT = Path(__file__).parents[1]
+ABLATION = ROOT / "notebooks" / "ablation.ipynb"
+DEFAULTS = dict(alpha=0.2, cost_limit=20.0, top=0.5, bottom=0.0, steps=4000, task="BallRun", clamp=None, hidden=[8])
+
+
+def test_the_ablation_notebook_has_the_fields_of_the_config_and_their_defaults():
+    import dataclasses
+
+    from trac import TracConfig
+
+    found = parameters(ABLATION)
+    fields = {f.name: f.default for f in dataclasses.fields(TracConfig) if f.name != "seed"}
+    assert found.pop("seeds") == [0, 1]
+    assert {n: tuple(v) if isinstance(v, list) else v for n, v in found.items()} == fields
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        *(("alpha", "1", 1.0), ("cost_limit", "inf", float("inf")), ("task", "BallCircle", "BallCircle")),
+        *(("clamp", "1e-6", 1e-6), ("hidden", "[16, 16]", [16, 16]), ("hidden", "(4,)", [4]), ("steps", "10", 10)),
+    ],
+)
+def test_values_take_the_type_of_their_default(name, text, value):
+    got = check_value(name, text, DEFAULTS)
+    assert got == value and type(got) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        (["alfa=1"], "'alfa' is not a parameter of the notebook; it has alpha"),
+        (["steps=1.5"], "steps=1.5: this is float, and the notebook's default is 4000"),
+        (["alpha=high"], "alpha=high: this is str"),
+        (["alpha"], "must have the form name=value"),
+        (["alpha=1", "alpha=2"], "alpha is given twice"),
+        (["top=0.5,2.0"], r"the point top=2.0 cannot be run: top=2.0 must lie in \(0, 1\]"),
+        (["steps=True"], "steps=True: this is bool"),
+    ],
+)
+def test_what_cannot_run_is_refused_before_anything_runs(grid, message):
+    with pytest.raises(SweepError, match=message):
+        plan(DEFAULTS, grid, [], None)
+
+
+def test_a_plan_is_the_grid_without_what_where_removes():
+    points, removed = plan(DEFAULTS, ["top=0.5,1.0", "bottom=0.0,0.25,0.5"], ["steps=5000"], "top + bottom <= 1")
+    assert removed == 2 and len(points) == 4
+    assert [(p["top"], p["bottom"], p["steps"]) for p in points][-1] == (1.0, 0.0, 5000)
+    with pytest.raises(SweepError, match="no point is left"):
+        plan(DEFAULTS, ["alpha=1,2"], [], "alpha > 2")
+
+
+@pytest.mark.parametrize(
+    ("expression", "value"),
+    [
+        *(("alpha * 5 == 1", True), ("not alpha < 0.2", True), ("0 < alpha < 0.2", False), ("-alpha < 0", True)),
+        *(("task == 'BallRun' and steps / 2 >= 2000", True), ("alpha > 1 or top == 0.5", True)),
+    ],
+)
+def test_where_knows_arithmetic_and_comparisons(expression, value):
+    assert holds(expression, DEFAULTS) is value
+
+
+@pytest.mark.parametrize(
+    ("expression", "message"),
+    [
+        ("__import__('os').getcwd()", "is none of these"),
+        ("task.upper() == 'X'", "is none of these"),
+        ("hidden[0] == 8", "is none of these"),
+        ("9 ** 9 ** 9 > 1", "is none of these"),
+        ("[x for x in (1,)]", "is none of these"),
+        ("alfa > 1", "'alfa' is not a parameter"),
+        ("alpha >", "cannot be evaluated"),
+        ("alpha > 'x'", "cannot be evaluated"),
+        ("1 / bottom > 1", "cannot be evaluated"),
+    ],
+)
+def test_where_knows_nothing_else(expression, message):
+    with pytest.raises(SweepError, match=message):
+        holds(expression, DEFAULTS)
+
+
+# A notebook that does in a second what the ablation does in a minute.
+SMALL = """
+import json, os, time
+from pathlib import Path
+from trac.checkpoint import write_file
+with open(Path(folder, "calls"), "a") as file:
+    file.write(f"{os.getpid()}\\n")
+time.sleep(wait)
+if alpha < 0:
+    raise ValueError("alpha is negative")
+if alpha == 99.0 and len(Path(folder, "calls").read_text().split()) == 1:
+    os._exit(1)  # a kernel that dies the first time
+result = {"parameters": dict(alpha=alpha, wait=wait, seeds=seeds), "code": "x", "threads": 1, "seconds": wait}
+result["runs"] = [dict(seed=s, model="last", scores=dict(cost=alpha + s), episodes=[]) for s in seeds]
+write_file(Path(folder, "result.json"), json.dumps(result).encode() + b" " * padding)
+"""
+
+
+@pytest.fixture
+def small(tmp_path):
+    notebook = nbformat.v4.new_notebook()
+    first = nbformat.v4.new_code_cell("alpha = 0.5\nwait = 0.0\npadding = 0\nseeds = [0]\nfolder = None")
+    first.metadata["tags"] = ["parameters"]
+    notebook.cells = [first, nbformat.v4.new_code_cell(SMALL)]
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(notebook, tmp_path / "small.ipynb")
+    return tmp_path / "small.ipynb"
+
+
+def command(notebook, out, *more):
+    return [sys.executable, "-m", "trac", "sweep", str(notebook), "--out", str(out), *more]
+
+
+def calls(out):
+    return sum(len(path.read_text().split()) for path in out.glob("points/*/calls"))
+
+
+@pytest.mark.slow
+def test_points_run_once_a_failed_one_stops_no_other_and_is_tried_again(tmp_path, small, monkeypatch):
+    # TracConfig would refuse the bad alpha before it runs, which is what this is not about.
+    monkeypatch.setattr(sweep.TracConfig, "replace", lambda self, **changes: self)
+    out = tmp_path / "out"
+    points, _ = plan(parameters(small), ["alpha=-1.0,0.5,99.0"], ["seeds=[3, 4]"], None)
+    failed = sweep.sweep(small, out, points, workers=2)
+    bad = sweep.point_hash(points[0])
+    assert failed == {bad: "ValueError: alpha is negative"}
+    assert "alpha is negative" in (out / "points" / bad / "notebook.ipynb").read_text()
+    assert calls(out) == 4  # the kernel that died was started again
+    table = pd.read_csv(out / "results.csv")
+    assert sorted(zip(table.alpha, table.seed, table.cost, strict=True)) == [
+        *((0.5, 3, 3.5), (0.5, 4, 4.5), (99.0, 3, 102.0), (99.0, 4, 103.0))
+    ]
+    assert sweep.sweep(small, out, points, workers=2) == failed
+    assert calls(out) == 5  # only the failed one again
+    (out / "results.csv").unlink()
+    pd.testing.assert_frame_equal(collect(out), table, check_like=True)
+
+
+@pytest.mark.slow
+def test_changed_code_is_said_and_run_again_if_asked(tmp_path, small, capsys):
+    out, points = tmp_path / "out", plan(parameters(small), ["alpha=0.5,0.6"], [], None)[0]
+    assert sweep.sweep(small, out, points) == {}
+    small.write_text(small.read_text().replace("a kernel that dies the first time", "changed"))
+    assert sweep.sweep(small, out, points) == {} and calls(out) == 2
+    assert "2 finished points were made by other code and are kept; --redo-changed" in capsys.readouterr().out
+    assert sweep.sweep(small, out, points, redo_changed=True) == {}
+    assert calls(out) == 4 and len(collect(out)) == 2
+
+
+@pytest.mark.slow
+def test_a_second_sweep_in_the_same_folder_is_refused(tmp_path, small):
+    out = tmp_path / "out"
+    first = subprocess.Popen(command(small, out, "--set", "wait=8.0"), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    while not list(out.glob("points/*/calls")):
+        assert first.poll() is None, first.communicate()
+        time.sleep(0.1)
+    second = subprocess.run(command(small, out), capture_output=True, text=True)
+    assert second.returncode == 1 and "another sweep is running" in second.stderr
+    assert first.wait() == 0 and calls(out) == 1
+
+
+@pytest.mark.slow
+def test_a_sweep_killed_whole_goes_on_from_its_checkpoints(tmp_path):
+    out = tmp_path / "out"
+    settings = "steps=3000 bc_steps=1000 hidden=[32] segment_ratio=0.25 eval_episodes=2 log_every=10".split()
+    call = command(ABLATION, out, "--grid", "alpha=0.1,0.2", "--seeds", "0,1", "--set", *settings)
+    for kill in range(2):
+        process = subprocess.Popen(call, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        before = [path.name for path in find_all(out)]
+        while [path.name for path in find_all(out)] == before:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        assert not list(out.glob("points/*/result.json")) or kill
+    last = subprocess.run(call, capture_output=True, text=True)
+    assert last.returncode == 0, last.stderr
+    table = pd.read_csv(out / "results.csv")
+    assert len(table) == 4 and set(table.alpha) == {0.1, 0.2}
+    whole = tmp_path / "whole"
+    assert subprocess.run([*call[:6], str(whole), *call[7:]], capture_output=True).returncode == 0
+    for path in whole.glob("points/*/run/*/weights.safetensors"):
+        assert (out / path.relative_to(whole)).read_bytes() == path.read_bytes()
+
+
+def find_all(out):
+    return [path for folder in out.glob("points/*/run/checkpoints/*") for path in find(folder)]
+
+
+@pytest.mark.slow
+def test_a_worker_of_a_real_cluster_may_be_killed(tmp_path):
+    scheduler_file, out, processes = tmp_path / "scheduler.json", tmp_path / "out", []
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+
+    def start(*arguments):
+        call = [sys.executable, "-m", "distributed.cli." + arguments[0], *arguments[1:]]
+        processes.append(subprocess.Popen(call, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+        return processes[-1]
+
+    try:
+        start("dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--scheduler-file", str(scheduler_file))
+        while not scheduler_file.exists():
+            time.sleep(0.1)
+        address = json.loads(scheduler_file.read_text())["address"]
+        workers = [start("dask_worker", address, "--nthreads", "1", "--no-nanny") for _ in range(2)]
+        settings = "steps=3000 bc_steps=1000 hidden=[32] segment_ratio=0.25 eval_episodes=2".split()
+        more = ["--grid", "alpha=0.1,0.2", "--seeds", "0", "--scheduler", address, "--set", *settings]
+        call = subprocess.Popen(command(ABLATION, out, *more), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        while not find_all(out):
+            assert call.poll() is None, call.communicate()
+            time.sleep(0.05)
+        workers[0].kill()
+        output, _ = call.communicate()
+        assert call.returncode == 0, output
+        assert len(pd.read_csv(out / "results.csv")) == 2
+    finally:
+        for process in processes:
+            process.kill()
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_said_and_leaves_earlier_results_intact(tmp_path, small):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(disk)], capture_output=True).returncode:
+        pytest.skip("this user may not mount a small tmpfs")
+    try:
+        out, (first, second) = disk / "out", plan(parameters(small), ["padding=0,9000000"], [], None)[0]
+        assert sweep.sweep(small, out, [first]) == {}
+        before = (out / "results.csv").read_text()
+        failed = sweep.sweep(small, out, [first, second])
+        assert list(failed) == [sweep.point_hash(second)]
+        assert "No space left on device" in failed[sweep.point_hash(second)]
+        assert (out / "results.csv").read_text() == before and len(collect(out)) == 1
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)

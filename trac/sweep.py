@@ -1,0 +1,285 @@
+"""A grid of papermill runs on Dask: one machine or a cluster, and nothing computed twice.
+
+    python -m trac sweep notebooks/ablation.ipynb --out runs/alpha --grid alpha=0.1,0.2,0.5 --set steps=6000
+
+A point is one set of the notebook's parameters. Its folder, out/points/<hash of the parameters>, holds
+the executed notebook, log.txt, the run's checkpoints and, when it is finished, result.json.
+"""
+
+import ast
+import dataclasses
+import hashlib
+import itertools
+import json
+import math
+import operator
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from filelock import FileLock, Timeout
+from tqdm import tqdm
+
+from trac.checkpoint import write_file
+from trac.config import TracConfig
+
+KERNEL_STARTS = 3  # how often a kernel that dies is started for one point
+
+
+class SweepError(ValueError):
+    """A sweep that cannot be run as it was asked for."""
+
+
+def parameters(notebook: Path) -> dict[str, Any]:
+    """Names and default values of the notebook's parameters, without `folder`, which is the sweep's own."""
+    import papermill
+
+    if not notebook.is_file():
+        raise SweepError(f"{notebook}: no such notebook.")
+    found = papermill.inspect_notebook(str(notebook))
+    if not found:
+        raise SweepError(f'{notebook} has no parameters: tag the cell that sets them "parameters".')
+    defaults = {name: ast.literal_eval(parameter["default"]) for name, parameter in found.items()}
+    if "folder" not in defaults:
+        raise SweepError(f"{notebook} has no parameter `folder`, into which it writes result.json.")
+    return {name: value for name, value in defaults.items() if name != "folder"}
+
+
+def check_value(name: str, text: str, defaults: dict[str, Any]) -> Any:
+    """The value that a text stands for. Raises SweepError for an unknown name or another type than the default's."""
+    if name not in defaults:
+        raise SweepError(f"{name!r} is not a parameter of the notebook; it has {', '.join(sorted(defaults))}.")
+    default = defaults[name]
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = math.inf if text == "inf" else text
+    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    kind, wanted = type(value), type(default)
+    if kind is not wanted and None not in (value, default) and {kind, wanted} != {list, tuple}:
+        raise SweepError(f"{name}={text}: this is {kind.__name__}, and the notebook's default is {default!r}.")
+    return list(value) if isinstance(value, tuple) else value
+
+
+def plan(
+    defaults: dict[str, Any], grid: Sequence[str], fixed: Sequence[str], where: str | None
+) -> tuple[list[dict[str, Any]], int]:
+    """All points of a grid, and the number of those that `where` removed.
+
+    Args:
+        defaults: of the notebook.
+        grid: "name=value,value,...", one for each dimension.
+        fixed: "name=value".
+        where: see `holds`.
+
+    Raises:
+        SweepError: a name is unknown, given twice or not of its type; a point is no valid TracConfig; none is left.
+    """
+    axes: dict[str, list[Any]] = {}
+    for text, several in [*((g, True) for g in grid), *((f, False) for f in fixed)]:
+        name, equals, values = text.partition("=")
+        if not equals or not values:
+            raise SweepError(f"{text!r} must have the form name=value" + (",value,..." if several else "") + ".")
+        if name in axes:
+            raise SweepError(f"{name} is given twice.")
+        parts = values.split(",") if several else [values]
+        axes[name] = [check_value(name, part, defaults) for part in parts]
+    points = [defaults | dict(zip(axes, choice, strict=True)) for choice in itertools.product(*axes.values())]
+    kept = [point for point in points if where is None or holds(where, point)]
+    if not kept:
+        raise SweepError(f"no point is left: --where {where!r} removes all {len(points)}.")
+    fields = {field.name for field in dataclasses.fields(TracConfig)}
+    for point in kept:
+        try:
+            TracConfig().replace(**{name: value for name, value in point.items() if name in fields})
+        except (ValueError, TypeError) as error:
+            shown = ", ".join(f"{name}={point[name]!r}" for name in axes)
+            raise SweepError(f"the point {shown} cannot be run: {error} Remove it, by --where for instance.") from error
+    return kept, len(points) - len(kept)
+
+
+_OPERATORS: dict[type, Callable] = {
+    **{ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv},
+    **{ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Lt: operator.lt, ast.LtE: operator.le},
+    **{ast.Gt: operator.gt, ast.GtE: operator.ge, ast.USub: operator.neg, ast.Not: operator.not_},
+}
+
+
+def holds(expression: str, point: dict[str, Any]) -> bool:
+    """Evaluate arithmetic, comparisons, and, or, not on parameter names, numbers and texts; nothing else."""
+
+    def value(node: ast.AST) -> Any:
+        match node:
+            case ast.Constant():
+                return node.value
+            case ast.Name() if node.id in point:
+                return point[node.id]
+            case ast.Name():
+                raise SweepError(f"--where {expression!r}: {node.id!r} is not a parameter of the notebook.")
+            case ast.UnaryOp() if type(node.op) in _OPERATORS:
+                return _OPERATORS[type(node.op)](value(node.operand))
+            case ast.BinOp() if type(node.op) in _OPERATORS:
+                return _OPERATORS[type(node.op)](value(node.left), value(node.right))
+            case ast.BoolOp():
+                return (all if isinstance(node.op, ast.And) else any)(value(part) for part in node.values)
+            case ast.Compare() if all(type(op) in _OPERATORS for op in node.ops):
+                sides = [value(side) for side in (node.left, *node.comparators)]
+                pairs = zip(node.ops, itertools.pairwise(sides), strict=True)
+                return all(_OPERATORS[type(op)](*pair) for op, pair in pairs)
+        raise SweepError(
+            f"--where {expression!r} may hold names of parameters, numbers, texts, + - * /, comparisons, and, or, not; "
+            f"{ast.unparse(node)!r} is none of these."
+        )
+
+    try:
+        return bool(value(ast.parse(expression, mode="eval").body))
+    except (SyntaxError, TypeError, ZeroDivisionError) as error:
+        raise SweepError(f"--where {expression!r} cannot be evaluated: {error}.") from error
+
+
+def code_hash(notebook: Path | None = None) -> str:
+    """Hash of the module's source and, if there is a notebook, of its code."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    if notebook:
+        cells = json.loads(notebook.read_text())["cells"]
+        digest.update(json.dumps([cell["source"] for cell in cells if cell["cell_type"] == "code"]).encode())
+    return digest.hexdigest()[:12]
+
+
+def point_hash(point: dict[str, Any]) -> str:
+    """Name of a point's folder."""
+    return hashlib.sha256(json.dumps(point, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def run_point(notebook: str, folder: str, point: dict[str, Any], threads: int) -> str | None:
+    """Execute one point in this process's folder of it; returns None, or what went wrong in one line."""
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    place = Path(folder)
+    (place / "run").mkdir(parents=True, exist_ok=True)
+    # A kernel whose worker was killed notices within seconds, and lets go of its run.
+    with FileLock(place / "run" / ".lock", timeout=60):
+        pass
+    made_by = {"parameters": point, "code": code_hash(Path(notebook))}
+    write_file(place / "point.json", json.dumps(made_by, indent=1).encode())
+    os.environ |= {"OMP_NUM_THREADS": str(threads), "LOKY_MAX_CPU_COUNT": str(threads), "TQDM_DISABLE": "1"}
+    os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
+    for start in range(1, KERNEL_STARTS + 1):
+        try:
+            with (place / "log.txt").open("a") as log:
+                papermill.execute_notebook(
+                    notebook,
+                    str(place / "notebook.ipynb"),
+                    parameters=point | {"folder": folder},
+                    cwd=str(Path(notebook).parent),
+                    kernel_name="python3",
+                    start_timeout=300,
+                    progress_bar=False,
+                    stdout_file=log,
+                    stderr_file=log,
+                    request_save_on_cell_execute=True,
+                )
+            return None
+        except PapermillExecutionError as error:
+            return f"{error.ename}: {error.evalue}"
+        except (RuntimeError, TimeoutError) as error:  # the kernel did not start, or died
+            if start == KERNEL_STARTS:
+                return f"{type(error).__name__}: {error}"
+            time.sleep(1)
+    return None
+
+
+def collect(out: Path) -> pd.DataFrame:
+    """results.csv from the result files: one row for each point, seed and model (last, best)."""
+    rows = []
+    for path in sorted(out.glob(f"points/{'[0-9a-f]' * 12}/result.json")):
+        result = json.loads(path.read_text())
+        common = {"point": path.parent.name} | {k: v for k, v in result["parameters"].items() if k != "seeds"}
+        common |= {key: result[key] for key in ("code", "threads", "seconds")}
+        rows += [common | run["scores"] | {"seed": run["seed"], "model": run["model"]} for run in result["runs"]]
+    table = pd.DataFrame(rows)
+    write_file(out / "results.csv", table.to_csv(index=False).encode())
+    return table
+
+
+def sweep(
+    notebook: Path,
+    out: Path,
+    points: Iterable[dict[str, Any]],
+    *,
+    workers: int = 1,
+    threads: int = 1,
+    scheduler: str | None = None,
+    redo_changed: bool = False,
+) -> dict[str, str]:
+    """Run the points that have no result yet.
+
+    Args:
+        notebook: with a parameters cell; it writes `folder`/result.json.
+        out: folder of the sweep, which all workers must reach under the same path.
+        points: parameters of each point, all of the notebook's but `folder`.
+        workers: processes of a LocalCluster.
+        threads: of each kernel.
+        scheduler: address of a Dask scheduler to use in place of a LocalCluster.
+        redo_changed: run finished points again that other code made.
+
+    Returns:
+        What went wrong, by point; empty when all are finished.
+
+    Raises:
+        SweepError: another sweep is running in this folder.
+    """
+    from dask.distributed import Client, LocalCluster, as_completed
+
+    out, notebook = out.resolve(), notebook.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(out / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise SweepError(f"another sweep is running in {out}. Wait for it, or choose another folder.") from None
+    with lock:
+        folders = {point_hash(point): point for point in points}
+        code, changed = code_hash(notebook), []
+        for name in folders:
+            place = out / "points" / name
+            if not (place / "result.json").is_file() or json.loads((place / "point.json").read_text())["code"] == code:
+                continue
+            changed.append(name)
+            if redo_changed:
+                place.rename(place.with_name(f"{name}-other-code-{time.time_ns()}"))
+        if changed:
+            done = "are run again" if redo_changed else "are kept; --redo-changed runs them again"
+            print(f"{len(changed)} finished points were made by other code and {done}: {', '.join(changed)}")
+        todo = {name: p for name, p in folders.items() if not (out / "points" / name / "result.json").is_file()}
+        print(f"{len(folders)} points, {len(folders) - len(todo)} finished, {len(todo)} to run", flush=True)
+        failed: dict[str, str] = {}
+        if todo:
+            local = dict(n_workers=workers, threads_per_worker=1, dashboard_address=":0")
+            with Client(scheduler or LocalCluster(**local)) as client:
+                print(f"dashboard: {client.dashboard_link}", flush=True)
+                futures = {
+                    client.submit(
+                        run_point,
+                        str(notebook),
+                        str(out / "points" / name),
+                        point,
+                        threads,
+                        key=f"{name}-{time.time_ns()}",  # a point that failed is tried again on the next call
+                        retries=KERNEL_STARTS,
+                    ): name
+                    for name, point in todo.items()
+                }
+                for future in tqdm(as_completed(list(futures)), total=len(futures), desc="points"):
+                    error = repr(future.exception()) if future.status == "error" else future.result()
+                    if error is not None:
+                        failed[futures[future]] = error
+        collect(out)
+    return failed
