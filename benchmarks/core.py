@@ -32,7 +32,7 @@ PAPER = dict(batch_size=96, hidden=(256, 256), dropout=0.25, learning_rate=1e-4)
 SHAPES = {
     "96 x 100, 256-256": trac.TracConfig(task="BallRun", segment_ratio=1.0, **PAPER),
     "96 x 25, 256-256": trac.TracConfig(task="BallRun", segment_ratio=0.25, **PAPER),
-    "8 x 200, 128-128": trac.TracConfig(task="BallCircle"),
+    "16 x 200, 128-128": trac.TracConfig(task="BallCircle"),
 }
 FOREVER = 10**9
 BLOCK = 0.15  # seconds that a variant runs before the next one's turn

@@ -10,16 +10,17 @@ import pandas as pd
 import tyro
 from quick_table import RESULTS, one_run, write
 
-# Changes from the quick settings, one at a time.
+# Changes from the quick settings with 8 windows a batch, one at a time, and then two.
 CANDIDATES: dict[str, dict] = {
-    "segment_ratio=1": dict(segment_ratio=1.0),
-    "segment_ratio=0.5": dict(segment_ratio=0.5),
-    "segment_ratio=0.25": dict(segment_ratio=0.25),
+    "segment_ratio=1": dict(segment_ratio=1.0, batch_size=8),
+    "segment_ratio=0.5": dict(segment_ratio=0.5, batch_size=8),
+    "segment_ratio=0.25": dict(segment_ratio=0.25, batch_size=8),
     "batch_size=16": dict(batch_size=16),
-    "steps=6000": dict(steps=6_000),
-    "lr_multiplier=0.3": dict(lr_multiplier=0.3),
-    "lr_multiplier=0.03": dict(lr_multiplier=0.03),
-    "learning_rate=0.0003": dict(learning_rate=3e-4),
+    "steps=6000": dict(steps=6_000, batch_size=8),
+    "lr_multiplier=0.3": dict(lr_multiplier=0.3, batch_size=8),
+    "lr_multiplier=0.03": dict(lr_multiplier=0.03, batch_size=8),
+    "learning_rate=0.0003": dict(learning_rate=3e-4, batch_size=8),
+    "segment_ratio=1, batch_size=16": dict(segment_ratio=1.0, batch_size=16),
 }
 
 

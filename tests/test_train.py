@@ -141,6 +141,9 @@ def test_a_run_that_diverges_is_frozen_and_named_and_the_others_finish(tmp_path,
 def test_options_that_make_no_sense_are_refused(data):
     with pytest.raises(ConfigError, match="capture=True records CUDA graphs, and the device is cpu"):
         trac.train(data, QUICK, device="cpu", capture=True)
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="sees no CUDA device: use device='cpu'"):
+            trac.train(data, QUICK, device="cuda")
     with pytest.raises(ConfigError, match="checkpoint_every=0 must be at least 1"):
         trac.train(data, QUICK, checkpoint_every=0)
 

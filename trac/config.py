@@ -42,7 +42,7 @@ class TracConfig:
     hidden: tuple[int, ...] = (128, 128)  # widths of the hidden layers
     dropout: float = 0.25  # probability of dropping a hidden unit while training
     # optimisation
-    batch_size: int = 8  # windows per update
+    batch_size: int = 16  # windows per update
     learning_rate: float = 1e-3  # Adam, first phase
     bc_steps: int = 2_000  # updates of the first phase
     steps: int = 4_000  # updates in all, cloning included

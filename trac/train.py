@@ -85,6 +85,10 @@ def train(
     folder = None if out is None else Path(out)
     if capture and device.type != "cuda":
         raise ConfigError(f"capture=True records CUDA graphs, and the device is {device}: leave it out.")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            f"device={str(device)!r}, and torch {torch.__version__} sees no CUDA device: use device='cpu'."
+        )
     if checkpoint_every < 1:
         raise ConfigError(f"checkpoint_every={checkpoint_every} must be at least 1.")
     for c in configs:
