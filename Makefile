@@ -27,7 +27,7 @@ test: $(STAMP) # the fast tests
 
 test-all: $(STAMP) # the slow tests and every notebook
 	$(BIN)/pytest -m slow || test $$? -eq 5  # 5: no test is marked slow
-	$(BIN)/pytest --nbval-lax --nbval-current-env notebooks
+	OMP_NUM_THREADS=1 $(BIN)/pytest --nbval-lax --nbval-current-env notebooks
 
 check-py312: # make test with Python 3.12 in an environment of its own
 	$(MAKE) test PYTHON=python3.12 VENV=.venv-3.12

@@ -191,6 +191,8 @@ def main(arguments: list[str] | None = None) -> int:
     # The kernel is that of this environment, whatever the user has installed elsewhere.
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
     os.environ.pop("JUPYTER_PATH", None)
+    # Notebooks run two at a time, and a run's last bits depend on the number of threads.
+    os.environ["OMP_NUM_THREADS"] = "1"
     os.environ["TQDM_DISABLE"] = "1"  # in the kernels: bars show times, which differ in each execution
     jobs = min(options.jobs, len(stale))
     pool: Executor = ThreadPoolExecutor(1)

@@ -43,7 +43,7 @@ def book(tmp_path, monkeypatch):
     )
     monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path / "user"))
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "user"))
-    for name in ("TQDM_DISABLE", "JUPYTER_PREFER_ENV_PATH", "OMP_WAIT_POLICY"):  # restored when the test ends
+    for name in ("TQDM_DISABLE", "JUPYTER_PREFER_ENV_PATH", "OMP_NUM_THREADS"):  # restored when the test ends
         monkeypatch.setenv(name, "")
     return tmp_path
 

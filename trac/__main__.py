@@ -94,7 +94,7 @@ def main() -> None:
     except (ValueError, ImportError, FileNotFoundError, CheckpointError, TrainingError) as error:
         raise SystemExit(f"error: {error}") from None
     except KeyboardInterrupt as stop:
-        print(f"\n{stop}", file=sys.stderr)
+        print(f"\n{str(stop) or 'stopped; the same command goes on'}", file=sys.stderr)
         raise SystemExit(130) from None
 
 

@@ -16,6 +16,7 @@ import operator
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -263,7 +264,10 @@ def sweep(
         failed: dict[str, str] = {}
         if todo:
             local = dict(n_workers=workers, threads_per_worker=1, dashboard_address=":0")
-            with Client(scheduler or LocalCluster(**local)) as client:
+            with (
+                LocalCluster(**local) if scheduler is None else nullcontext(scheduler) as where,
+                Client(where) as client,
+            ):
                 print(f"dashboard: {client.dashboard_link}", flush=True)
                 futures = {
                     client.submit(
