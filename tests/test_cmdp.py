@@ -284,8 +284,9 @@ def test_questions_without_an_answer_are_refused(grid):
     ):
         with pytest.raises(cm.CMDPError, match=message):
             cm.evaluate(grid, policy)
-    with pytest.raises(cm.CMDPError, match="must be numbers"):
-        cm.solve(grid, math.nan)
+    for limits in (dict(cost_limit=math.nan), dict(step_limit=math.nan), dict(cost_limit=-math.inf)):
+        with pytest.raises(cm.CMDPError, match="must be numbers"):
+            cm.solve(grid, **limits)
     with pytest.raises(cm.CMDPError, match="alpha=0"):
         cm.soft_value_iteration(grid, np.full((8, 4), 0.25), 0)
     for layout, slip, message in (("...", 0, "no start"), ("S.\n...", 0, "one length"), ("SX", 0, "letters")):

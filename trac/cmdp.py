@@ -113,9 +113,10 @@ def solve(cmdp: CMDP, cost_limit: float = math.inf, *, step_limit: float = math.
 
     Raises:
         InfeasibleLimit: no policy keeps the limits; names the smallest achievable cost.
+        CMDPError: a limit is not a number, or the solver failed.
     """
-    if math.isnan(cost_limit) or math.isnan(step_limit):
-        raise CMDPError("cost_limit and step_limit must be numbers; inf means no limit.")
+    if not (cost_limit > -math.inf and step_limit > -math.inf):
+        raise CMDPError("cost_limit and step_limit must be numbers above -inf; inf means no limit.")
     states, actions = cmdp.rewards.shape
     allowed = cmdp.costs <= step_limit
     flow = np.repeat(np.eye(states), actions, axis=0) - cmdp.gamma * cmdp.transitions.reshape(-1, states)
@@ -185,6 +186,9 @@ def soft_value_iteration(cmdp: CMDP, reference: ArrayLike, alpha: float, multipl
     Args:
         reference: (S, A) probabilities; the optimal policy is 0 where it is 0.
         alpha: temperature above 0, in units of the reward.
+
+    Raises:
+        CMDPError: alpha or the reference is out of range.
     """
     if not 0 < alpha < math.inf:
         raise CMDPError(f"alpha={alpha} must be above 0 and finite; `value_iteration` is the limit at 0.")
