@@ -1,6 +1,7 @@
 """The book's exercises check themselves: an attempt that is not right yet says so and stops nothing."""
 
 import os
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,14 +13,16 @@ def attempt(label: str) -> Iterator[None]:
     Args:
         label: name of the exercise.
 
-    Whatever the checks raise is told in one line, so that a notebook runs through with its exercises
-    unsolved. With the environment variable TRAC_EXERCISES=strict it is raised.
+    Whatever the checks raise is told in one line, with the check that raised it, so that a notebook runs
+    through with its exercises unsolved. With the environment variable TRAC_EXERCISES=strict it is raised.
     """
     try:
         yield
     except Exception as error:
         if os.environ.get("TRAC_EXERCISES") == "strict":
             raise
-        print(f"{label}: not solved yet ({type(error).__name__})")
+        # The first frame is this function's, the second the cell's.
+        check = traceback.extract_tb(error.__traceback__)[1].line
+        print(f"{label}: not solved yet ({type(error).__name__} at: {check})")
     else:
         print(f"{label}: solved")
