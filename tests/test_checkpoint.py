@@ -24,6 +24,7 @@ from trac.learner import Learner
 CONFIG = TracConfig(
     cost_limit=8,
     segment_ratio=0.25,
+    batch_size=8,
     hidden=(16, 16),
     bc_steps=30,
     steps=60,
