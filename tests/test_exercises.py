@@ -66,9 +66,7 @@ def test_an_attempt_says_whether_it_holds(capsys, monkeypatch):
         assert 1 + 1 == 2
     with attempt("wrong"):
         assert 1 + 1 == 3
-    assert capsys.readouterr().out == (
-        "right: solved\nwrong: not solved yet (AssertionError at: assert 1 + 1 == 3)\n"
-    )
+    assert capsys.readouterr().out == ("right: solved\nwrong: not solved yet (AssertionError at: assert 1 + 1 == 3)\n")
     monkeypatch.setenv("TRAC_EXERCISES", "strict")
     with pytest.raises(TypeError), attempt("strict"):
         len(None)
