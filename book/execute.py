@@ -97,7 +97,7 @@ def execute(path: Path, progress_bar: bool | dict = False) -> float:
             progress_bar=progress_bar,
             execution_timeout=CELL_TIMEOUT,
             coalesce_streams=True,
-            extra_arguments=["--log-level=ERROR"],
+            extra_arguments=["--log-level=CRITICAL"],  # what fails is raised here; the kernel says no more
         )
         used = json.loads(notebook.cells[-1].outputs[0].text)
         normalise(notebook)

@@ -186,6 +186,7 @@ def run_point(notebook: str, folder: str, point: dict[str, Any], threads: int) -
                     stdout_file=log,
                     stderr_file=log,
                     request_save_on_cell_execute=True,
+                    extra_arguments=["--log-level=CRITICAL"],  # what fails is raised here
                 )
             return None
         except PapermillExecutionError as error:
