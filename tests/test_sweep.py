@@ -161,9 +161,14 @@ def test_changed_code_is_said_and_run_again_if_asked(tmp_path, small, capsys):
     assert sweep.sweep(small, out, points) == {}
     small.write_text(small.read_text().replace("a kernel that dies the first time", "changed"))
     assert sweep.sweep(small, out, points) == {} and calls(out) == 2
-    assert "2 finished points were made by other code and are kept; --redo-changed" in capsys.readouterr().out
+    assert "2 points were made or begun by other code and are kept" in capsys.readouterr().out
+    for path in out.glob("points/*/result.json"):
+        path.unlink()  # as if they had been killed before the end
+    assert sweep.sweep(small, out, points[:1]) == {} and calls(out) == 3
+    assert "1 points were made or begun by other code" in capsys.readouterr().out
+    small.write_text(small.read_text().replace("changed", "changed again"))
     assert sweep.sweep(small, out, points, redo_changed=True) == {}
-    assert calls(out) == 4 and len(collect(out)) == 2
+    assert len(collect(out)) == 2 and len(list(out.glob("points/*-other-code-*"))) == 2
 
 
 @pytest.mark.slow

@@ -63,7 +63,7 @@ def sweep(
         scheduler: address of a running Dask scheduler, in place of processes on this machine.
         dry_run: show the plan and stop.
         collect: only write results.csv from the results that are there.
-        redo_changed: run finished points again that were made by other code.
+        redo_changed: begin points anew that other code made or began.
     """
     from trac import sweep as runner
 

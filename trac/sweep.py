@@ -230,7 +230,7 @@ def sweep(
         workers: processes of a LocalCluster.
         threads: of each kernel.
         scheduler: address of a Dask scheduler to use in place of a LocalCluster.
-        redo_changed: run finished points again that other code made.
+        redo_changed: begin points anew that other code made or began.
 
     Returns:
         What went wrong, by point; empty when all are finished.
@@ -252,14 +252,15 @@ def sweep(
         code, changed = code_hash(notebook), []
         for name in folders:
             place = out / "points" / name
-            if not (place / "result.json").is_file() or json.loads((place / "point.json").read_text())["code"] == code:
+            made_by = place / "point.json"
+            if not made_by.is_file() or json.loads(made_by.read_text())["code"] == code:
                 continue
             changed.append(name)
             if redo_changed:
                 place.rename(place.with_name(f"{name}-other-code-{time.time_ns()}"))
         if changed:
-            done = "are run again" if redo_changed else "are kept; --redo-changed runs them again"
-            print(f"{len(changed)} finished points were made by other code and {done}: {', '.join(changed)}")
+            done = "begin anew" if redo_changed else "are kept and gone on with; --redo-changed begins them anew"
+            print(f"{len(changed)} points were made or begun by other code and {done}: {', '.join(changed)}")
         todo = {name: p for name, p in folders.items() if not (out / "points" / name / "result.json").is_file()}
         print(f"{len(folders)} points, {len(folders) - len(todo)} finished, {len(todo)} to run", flush=True)
         failed: dict[str, str] = {}
