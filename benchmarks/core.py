@@ -27,6 +27,7 @@ from trac import fused
 from trac.checkpoint import write_file
 from trac.learner import Learner, to_device
 from trac.partition import partition
+from trac.runs import processor
 
 PAPER = dict(batch_size=96, hidden=(256, 256), dropout=0.25, learning_rate=1e-4)
 SHAPES = {
@@ -206,13 +207,6 @@ def measure(label: str, config, cloning: bool, rounds: int, device: torch.device
             }
         )
     return table
-
-
-def processor() -> str:
-    """The processor's name, where the system tells it."""
-    path = Path("/proc/cpuinfo")
-    names = [line.split(":")[1].strip() for line in path.read_text().splitlines() if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 def main(

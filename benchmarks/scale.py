@@ -20,11 +20,12 @@ import numpy as np
 import pandas as pd
 import torch
 import tyro
-from core import FOREVER, PAPER, learners, processor, seconds, updates
+from core import FOREVER, PAPER, learners, seconds, updates
 
 import trac
 from trac.checkpoint import write_file
 from trac.partition import partition
+from trac.runs import processor
 from trac.trajectories import from_arrays, read
 
 EPISODES, STEPS, OBS_DIM, ACT_DIM = 2_000, 1_000, 60, 2

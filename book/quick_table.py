@@ -6,6 +6,7 @@
 One row of quick_episodes.csv is one evaluation episode. Runs whose episodes are there are not run again.
 """
 
+import platform
 import subprocess
 from itertools import product
 from pathlib import Path
@@ -18,6 +19,7 @@ import tyro
 import trac
 from trac.baselines import bc_all, bc_safe
 from trac.evaluate import interval
+from trac.runs import processor
 
 RESULTS = Path(__file__).parent / "results"
 METHODS = {"BC-All": bc_all, "BC-Safe": bc_safe, "TraC": trac.train}
@@ -61,11 +63,12 @@ def table(episodes: pd.DataFrame) -> pd.DataFrame:
 
 
 def write(frame: pd.DataFrame, path: Path, command: str) -> None:
-    """CSV with the command and the commit that made it in the first lines; temporary name, then renamed."""
+    """CSV with the command, commit and machine that made it in the first lines; temporary name, then renamed."""
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
+    machine = f"{processor()}, Python {platform.python_version()}, torch {torch.__version__}"
     temporary = path.with_suffix(".part")
     with temporary.open("w") as file:
-        file.write(f"# {command}\n# commit {commit}\n")
+        file.write(f"# {command}\n# commit {commit}\n# {machine}\n")
         frame.to_csv(file, index=False, float_format="%.6g")
     temporary.replace(path)
 

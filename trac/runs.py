@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ class Run:
         history: one row for each `log_every` updates: step, phase, loss, accuracy, mean score of each
             half, share of batches that lacked a half, norm of the gradient (means since the row before);
             evaluation columns where there was one.
-        record: algorithm, versions, thread count, device, seconds; failed_step, the update whose loss or
+        record: algorithm, versions, thread count, device, processor, seconds; failed_step, the update whose loss or
             gradient was not finite, after which the weights were left alone, or None.
     """
 
@@ -72,3 +73,11 @@ def load_run(folder: str | os.PathLike) -> Run:
         policies[name] = Policy.from_named(state, dropout=config.dropout, kind=config.policy)
     history = pd.read_csv(folder / "history.csv")
     return Run(config=config, history=history, record=manifest["record"], **policies)  # type: ignore[arg-type]
+
+
+def processor() -> str:
+    """The processor's name, where the system tells it: on another type the last bits of a run differ."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.is_file() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()

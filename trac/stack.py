@@ -24,7 +24,7 @@ from trac.fused import Trunk
 from trac.learner import METRICS, Learner
 from trac.partition import Segments
 from trac.policy import Policy, layer_sizes
-from trac.runs import Run
+from trac.runs import Run, processor
 
 
 class Stack:
@@ -177,6 +177,7 @@ class Stack:
             "seconds": round(self.seconds, 2),
             "stack": len(self.configs),
             "device": self.identity["device"],
+            "processor": processor(),
             "threads": torch.get_num_threads(),
             "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
         }
