@@ -91,7 +91,7 @@ def rows(points: dict[str, dict]) -> tuple[pd.DataFrame, pd.DataFrame]:
         if not (place / "result.json").is_file():
             continue
         result = json.loads((place / "result.json").read_text())
-        common = {key: point[key] for key in varied}
+        common = {"point": name} | {key: point[key] for key in varied}
         made = {key: result[key] for key in ("code", "threads", "train_seconds")}
         for run in result["runs"]:
             scores.append(common | {"model": run["model"], "seed": run["seed"]} | run["scores"] | made)

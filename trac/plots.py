@@ -127,6 +127,30 @@ def reward_cost(table: pd.DataFrame, ax: Axes) -> None:
     ax.set(xlabel="normalised cost", ylabel="normalised reward")
 
 
+def settings(summary: pd.DataFrame, setting: str, axes: Sequence[Axes], *, series: str = "task") -> None:
+    """Normalised reward and cost against one setting, mean and 95 % interval: two axes.
+
+    Args:
+        summary: from `trac.evaluate.summarize`; one row for each value of `setting` and `series`.
+        setting: column on the horizontal axis, its values at equal distances in their order of appearance.
+        series: column with one line for each value.
+    """
+    places = {value: place for place, value in enumerate(dict.fromkeys(summary[setting]))}
+    lines = list(summary.groupby(series, sort=False))
+    for ax, score in zip(axes, ("normalized_reward", "normalized_cost"), strict=True):
+        for number, (name, rows) in enumerate(lines):
+            # A small shift, so that the bars of two lines do not hide each other.
+            x = rows[setting].map(places) + 0.12 * (number - (len(lines) - 1) / 2)
+            bars = [rows[score] - rows[f"{score}_low"], rows[f"{score}_high"] - rows[score]]
+            marker = "osD^vP"[number % 6]
+            ax.errorbar(x, rows[score], bars, marker=marker, linestyle=":", capsize=3, label=str(name))
+        ax.set(xlabel=setting, ylabel=score.replace("_", " ").replace("ized", "ised"))
+        ax.set_xticks(range(len(places)), [f"{v:g}" if isinstance(v, float) else str(v) for v in places])
+        ax.set_ylim(bottom=min(0, ax.get_ylim()[0]))
+    axes[1].axhline(1, color=COLORS["limit"], linestyle="--", linewidth=1)
+    axes[0].legend()
+
+
 def film(
     policies: Mapping[str, object], *, task: str, cost_limit: float, seed: int, every: int = 4, size: int = 240
 ) -> bytes:
