@@ -1,9 +1,13 @@
 """Simulators behind one function: `make(task)`. Every quirk of theirs is dealt with here."""
 
+import difflib
 import importlib
+import math
 import os
 import sys
 import warnings
+from collections import deque
+from collections.abc import Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -47,11 +51,92 @@ def _numpy_state(state):
         np.random.set_state(before)
 
 
-def make(task: str | Task) -> gym.Env:
+# What `make` can change of a Bullet task, and its unchanged value.
+OPTIONS: dict[str, float] = {
+    "mass": 1.0,  # factor on the mass of every part of the agent
+    "friction": 1.0,  # factor on the agent's friction against the ground
+    "motor_gain": 1.0,  # factor on what an action does: force (Ball, Ant), wheel speed (Car), rotor speed (Drone)
+    "observation_noise": 0.0,  # standard deviation of Gaussian noise on every number of the observation
+    "action_delay": 0,  # steps until an action takes effect; zero actions until then
+    "boundary": 1.0,  # factor on the distance between the middle and the safety boundary
+    "speed_limit": 1.0,  # factor on the speed above which a step costs (Run tasks)
+}
+
+
+class OptionError(ValueError):
+    """A changed simulator that does not exist; the message says what can be changed."""
+
+
+def check_options(task: Task, options: Mapping[str, float]) -> None:
+    """Raise OptionError for an option that the task does not have, or a value out of range."""
+    if options and task.suite != "bullet":
+        raise OptionError(f"env_options change Bullet tasks only, and {task.name} belongs to {task.suite}.")
+    for name, value in options.items():
+        if name not in OPTIONS:
+            near = difflib.get_close_matches(name, OPTIONS, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(OPTIONS)}."
+            raise OptionError(f"env_options has no {name!r}: {hint}")
+        if name == "speed_limit" and not task.name.endswith("Run"):
+            raise OptionError(f"{task.name} has no speed limit: speed_limit changes the Run tasks only.")
+        lowest_allowed = value >= 0 if OPTIONS[name] == 0 else value > 0
+        if not (math.isfinite(value) and lowest_allowed) or (name == "action_delay" and value != int(value)):
+            kind = "a whole number, 0 or more" if name == "action_delay" else "0 or more"
+            raise OptionError(f"env_options: {name}={value} must be {kind if OPTIONS[name] == 0 else 'above 0'}.")
+
+
+class Disturbed(gym.Wrapper):
+    """Noise on what the agent sees, and a delay before its actions take effect."""
+
+    def __init__(self, env: gym.Env, noise: float, delay: int):
+        super().__init__(env)
+        self.noise, self.delay = noise, delay
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+        observation, info = self.env.reset(seed=seed, options=options)
+        self._generator = np.random.default_rng(seed)
+        space: Any = self.action_space
+        self._waiting = deque([np.zeros(space.shape, dtype=np.float32)] * self.delay)
+        return self._seen(observation), info
+
+    def step(self, action):
+        self._waiting.append(action)
+        observation, *rest = self.env.step(self._waiting.popleft())
+        return self._seen(observation), *rest
+
+    def _seen(self, observation):
+        return observation + self.noise * self._generator.standard_normal(np.shape(observation))
+
+
+def _change(env: Any, options: Mapping[str, float]) -> None:
+    """Change a Bullet simulator's agent and task."""
+    chosen = OPTIONS | dict(options)
+    client, agent, task = env.bc, env.agent, env.task
+    for link in range(-1, client.getNumJoints(agent.body_id)):
+        mass, friction, *_ = client.getDynamicsInfo(agent.body_id, link)
+        # Setting a mass also remakes the inertia, so nothing is set that does not change.
+        if chosen["mass"] != 1:
+            client.changeDynamics(agent.body_id, link, mass=mass * chosen["mass"])
+        if chosen["friction"] != 1:
+            client.changeDynamics(agent.body_id, link, lateralFriction=friction * chosen["friction"])
+    strength = {"RaceCar": "speed_multiplier", "Drone": "action_range"}.get(type(agent).__name__, "max_force")
+    setattr(agent, strength, getattr(agent, strength) * chosen["motor_gain"])
+    agent.velocity_constraint *= chosen["speed_limit"]
+    for name in ("x_lim", "y_lim"):
+        if hasattr(task, name):
+            setattr(task, name, getattr(task, name) * chosen["boundary"])
+    if chosen["boundary"] != 1:
+        for line in (task.bound_1, task.bound_2):
+            x, y, z = line.get_position()
+            moved = (x * chosen["boundary"], y, z) if hasattr(task, "x_lim") else (x, y * chosen["boundary"], z)
+            line.set_position(moved)
+
+
+def make(task: str | Task, env_options: Mapping[str, float] | None = None) -> gym.Env:
     """The task's simulator, with its time limit.
 
     Args:
         task: a name in `trac.TASKS`, or the Task itself.
+        env_options: changes of a Bullet task's dynamics or constraint, by name: see `OPTIONS`.
 
     Returns:
         A gymnasium environment: observations (obs_dim,) float, actions (act_dim,) in [-1, 1],
@@ -62,8 +147,10 @@ def make(task: str | Task) -> gym.Env:
     Raises:
         UnknownTask: the name is not one of the 38.
         MissingSimulator: the package is not installed.
+        OptionError: there is no such option, or its value is out of range.
     """
-    task = task if isinstance(task, Task) else get_task(task)
+    task, options = task if isinstance(task, Task) else get_task(task), env_options or {}
+    check_options(task, options)
     if task.suite != "bullet":
         raise MissingSimulator(
             f"{task.name} belongs to the suite {task.suite}, whose simulator trac cannot start yet. Training needs "
@@ -73,7 +160,10 @@ def make(task: str | Task) -> gym.Env:
     # Building some of the agents draws from NumPy's global generator too.
     with _quiet(), _numpy_state(np.random.RandomState(0).get_state()):
         env = getattr(classes, f"{task.name}Env")()
-    return SeededReset(gym.wrappers.TimeLimit(env, max_episode_steps=task.max_episode_steps))
+        _change(env, options)
+    seeded = SeededReset(gym.wrappers.TimeLimit(env, max_episode_steps=task.max_episode_steps))
+    noise, delay = options.get("observation_noise", 0.0), int(options.get("action_delay", 0))
+    return Disturbed(seeded, noise, delay) if noise or delay else seeded
 
 
 @contextmanager

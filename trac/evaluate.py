@@ -1,6 +1,6 @@
 """Seeded rollouts in the real simulator, scored on DSRL's scale, with bootstrap intervals."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from trac.envs import make
+from trac.envs import check_options, make
 from trac.tasks import get_task
 
 SCORES = ("return", "cost", "normalized_reward", "normalized_cost")
@@ -44,7 +44,14 @@ class Evaluation:
 
 
 def evaluate(
-    policy, *, task: str, cost_limit: float, episodes: int = 20, seed: int = 0, workers: int | None = None
+    policy,
+    *,
+    task: str,
+    cost_limit: float,
+    episodes: int = 20,
+    seed: int = 0,
+    workers: int | None = None,
+    env_options: Mapping[str, float] | None = None,
 ) -> Evaluation:
     """Run a policy in the task's simulator.
 
@@ -58,24 +65,40 @@ def evaluate(
         episodes: number of episodes, each in a fresh simulator with a seed of its own.
         seed: fixes the episodes' seeds.
         workers: processes; defaults to the number of processors. 1 runs in this process.
+        env_options: changes of the simulator's dynamics or constraint: see `trac.envs.OPTIONS`.
 
     Raises:
         MissingSimulator: the task's simulator is not installed.
+        OptionError: see `trac.envs.make`.
     """
     return evaluate_many(
-        [policy], task=task, cost_limits=[cost_limit], episodes=episodes, seeds=[seed], workers=workers
+        [policy],
+        task=task,
+        cost_limits=[cost_limit],
+        episodes=episodes,
+        seeds=[seed],
+        workers=workers,
+        env_options=env_options,
     )[0]
 
 
 def evaluate_many(
-    policies: Sequence, *, task: str, cost_limits: Sequence[float], episodes: int, seeds: Sequence[int], workers=None
+    policies: Sequence,
+    *,
+    task: str,
+    cost_limits: Sequence[float],
+    episodes: int,
+    seeds: Sequence[int],
+    workers: int | None = None,
+    env_options: Mapping[str, float] | None = None,
 ) -> list[Evaluation]:
     """`evaluate` for several policies at once, each with its own limit and seed; one list of episodes to share out."""
     if episodes < 1:
         raise ValueError(f"episodes={episodes} must be at least 1.")
-    known = get_task(task)
+    known, options = get_task(task), dict(env_options or {})
+    check_options(known, options)
     jobs = [
-        (policy, task, int(episode_seed))
+        (policy, task, int(episode_seed), options)
         for policy, seed in zip(policies, seeds, strict=True)
         for episode_seed in np.random.SeedSequence(seed).generate_state(episodes)
     ]
@@ -89,11 +112,11 @@ def evaluate_many(
     return results
 
 
-def rollout(policy, task: str, seed: int) -> dict[str, float]:
+def rollout(policy, task: str, seed: int, env_options: Mapping[str, float] | None = None) -> dict[str, float]:
     """One episode in a fresh simulator: seed, return, cost and length [steps]."""
     total, cost, length, done = 0.0, 0.0, 0, False
     with _one_thread():
-        env = make(task)
+        env = make(task, env_options)
         observation, _ = env.reset(seed=seed)
         while not done:
             observation, reward, terminated, truncated, info = env.step(policy.act(observation))
