@@ -121,8 +121,11 @@ def main(study: tyro.conf.Positional[str], workers: int = 2, dry_run: bool = Fal
         failed = {} if only_tables else sweep.sweep(NOTEBOOK, POINTS, points.values(), workers=workers)
         for point, error in failed.items():
             print(f"failed: {POINTS / 'points' / point}: {error}")
-        for kind, table in zip(("", "_curves"), rows(points), strict=True):
-            write(table, RESULTS / f"study_{name}{kind}.csv", f"python book/studies.py {name}")
+        command = f"python book/studies.py {name}"
+        scores, curves = rows(points)
+        write(scores, RESULTS / f"study_{name}.csv", command)
+        if name == "segment_length":
+            write(curves, RESULTS / f"study_{name}_curves.csv", command)
         print(f"{name}: {len(points)} points, {len(failed)} failed")
 
 
