@@ -75,7 +75,6 @@ STUDIES: dict[str, list[Sweep]] = {
             ("segment_ratio=0.1,0.25,0.5,0.75", "batch_size=160,64,32,21"),
             ("eval_every=500",),
             "segment_ratio * batch_size >= 15.7 and segment_ratio * batch_size <= 16",
-            tasks="BallRun,BallCircle,CarCircle",
         ),
     ],
     "cost_limit": [
