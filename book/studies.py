@@ -61,7 +61,7 @@ STUDIES: dict[str, list[Sweep]] = {
     ],
     "reference": [
         Sweep(("reference=bc,initial,none", "init=reference,fresh"), BEST),
-        Sweep(("bc_steps=0,500,1000,2000,4000", "steps=2000,2500,3000,4000,6000"), BEST, "steps == bc_steps + 2000"),
+        Sweep(("bc_steps=0,500,1000,2000", "steps=2000,2500,3000,4000"), BEST, "steps == bc_steps + 2000"),
         Sweep(("reference=bc,none",), (*BEST, "policy=gaussian")),
     ],
     "halves": [
@@ -70,7 +70,7 @@ STUDIES: dict[str, list[Sweep]] = {
     ],
     # Window length times batch size is the same in the second sweep: as many transitions in every update.
     "segment_length": [
-        Sweep(("segment_ratio=0.1,0.25,0.5,0.75,1.0",), ("eval_every=500",), tasks="BallRun,BallCircle,CarCircle"),
+        Sweep(("segment_ratio=0.1,0.25,0.5,0.75,1.0",), ("eval_every=500",)),
         Sweep(
             ("segment_ratio=0.1,0.25,0.5,0.75", "batch_size=160,64,32,21"),
             ("eval_every=500",),
