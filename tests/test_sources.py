@@ -19,12 +19,12 @@ NAME = TASKS[TASK].file
 PIECE = 1 << 14  # bytes; a cut loses what is less than one
 
 
-def stand_in(path, episodes=651, largest_cost=40.0, dims=(7, 2)):
-    """A file of DSRL's form, episodes and costs, but of two steps an episode and noise."""
+def stand_in(path, task=TASK, episodes=651, largest_cost=40.0, dims=(7, 2)):
+    """A file with DSRL's form, number of episodes and costs, but of noise, with two steps an episode."""
     generator = np.random.default_rng(0)
     n = 2 * episodes
     data = trajectories.from_arrays(
-        TASK,
+        task,
         observations=generator.standard_normal((n, dims[0])),
         next_observations=generator.standard_normal((n, dims[0])),
         actions=generator.uniform(-1, 1, (n, dims[1])),
