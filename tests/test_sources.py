@@ -63,6 +63,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         server, span = self.server, self.headers.get("Range")
         how = server.behaviour.pop(0) if server.behaviour else "good"
+        if how == "silent":
+            return server.released.wait(20)
         if isinstance(how, int):
             server.log.append((how, span))
             return self.send_error(how)
@@ -185,25 +187,27 @@ def test_a_server_that_stops_sending_is_left_and_resumed(server, folder, content
     assert server.log == [(200, None), (206, f"bytes={len(content) // 2 // PIECE * PIECE}-")]
 
 
-def test_the_next_mirror_is_tried_where_one_fails(server, folder, content, monkeypatch, tmp_path):
+def test_the_next_mirror_is_tried_where_one_fails(server, folder, content, monkeypatch):
     monkeypatch.setattr(sources, "TIMEOUTS", (1.0, 0.3))
-    monkeypatch.setattr(sources, "MIRRORS", ("http://127.0.0.1:9/dead", *[f"{server.address}/{i}" for i in range(4)]))
-    server.behaviour = [404, 500, "length unknown"]
+    monkeypatch.setattr(sources, "MIRRORS", ("http://127.0.0.1:9/dead", *[f"{server.address}/{i}" for i in range(5)]))
+    server.behaviour = [404, "silent", 500, "length unknown"]
     assert sources.fetch(TASK).read_bytes() == content
     assert [status for status, _ in server.log] == [404, 500, 200, 200]
 
 
 def test_when_nothing_is_reachable_one_error_says_it_all(server, folder, monkeypatch):
     monkeypatch.setattr(sources, "TIMEOUTS", (1.0, 0.3))
-    monkeypatch.setattr(sources, "MIRRORS", ("http://127.0.0.1:9/dead", server.address, server.address + "/b"))
-    server.content, server.behaviour = b"<html>maintenance</html>" * 99, ["good", 404]
+    mirrors = ("http://127.0.0.1:9/dead", *[f"{server.address}/{name}" for name in "abc"])
+    monkeypatch.setattr(sources, "MIRRORS", mirrors)
+    server.content, server.behaviour = b"<html>maintenance</html>" * 99, ["good", 404, "silent"]
     with pytest.raises(DatasetError) as caught:
         trac.load(TASK, source="dsrl")
-    first, dead, wrong, missing, last = str(caught.value).split("\n")
+    first, dead, wrong, missing, silent, last = str(caught.value).split("\n")
     assert first == "DSRL's file of CarRun could not be fetched:"
     assert f"http://127.0.0.1:9/dead/{NAME}: " in dead and "Connection refused" in dead
-    assert f"{server.address}/{NAME}: " in wrong and "not a readable HDF5 file" in wrong
+    assert f"{server.address}/a/{NAME}: " in wrong and "not a readable HDF5 file" in wrong
     assert missing.endswith(f"{server.address}/b/{NAME}: the server answered 404 Not Found")
+    assert silent.endswith(f"{server.address}/c/{NAME}: no answer in time")
     assert str(folder) in last and "TRAC_DSRL_MIRROR" in last
     assert "trac.load('BallCircle'), trac.load('BallRun'), trac.load('CarCircle')" in last
     assert names(folder) == [f"{NAME}.lock"]
