@@ -1,5 +1,6 @@
 """A task that is not one of DSRL's: Gymnasium's Pendulum with a cost, from its data to its scores."""
 
+import sys
 import threading
 
 import gymnasium as gym
@@ -8,6 +9,7 @@ import pytest
 
 import trac
 from trac import trajectories
+from trac.__main__ import main
 from trac.config import ConfigError
 from trac.envs import MissingSimulator, OptionError
 from trac.evaluate import MissingCost
@@ -80,6 +82,13 @@ def test_data_training_and_scores(path, tmp_path):
     speed = 2.0
     shared = trac.evaluate(run.policy, **settings | dict(env=lambda: make_pendulum() if speed else None), workers=2)
     np.testing.assert_array_equal(shared.episodes, result.episodes)
+
+
+def test_the_command_line_trains_it(path, tmp_path, monkeypatch):
+    flags = "--task swing_up --cost-limit 10 --bottom 0.25 --steps 4 --bc-steps 2 --hidden 8 --eval-episodes 0".split()
+    monkeypatch.setattr(sys, "argv", ["trac", "train", *flags, "--source", str(path), "--out", str(tmp_path / "run")])
+    main()
+    assert trac.load_run(tmp_path / "run").config.task == "swing_up"
 
 
 def test_scores_by_hand():

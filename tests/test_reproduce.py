@@ -53,7 +53,9 @@ def test_the_papers_table_has_all_tasks_and_its_averages():
 def test_differences_by_hand():
     paper = paper_results().query("task == 'BallRun' and method == 'TraC'").iloc[0]
     values = paper.reward_mean + 0.1 * np.array([1.0, 2.0, 3.0, 2.0])
-    rows = pd.DataFrame(dict(task="BallRun", model="last", normalized_reward=values, normalized_cost=0.25))
+    rows = pd.DataFrame(
+        dict(task="BallRun", model="last", ratio_assumed=False, normalized_reward=values, normalized_cost=0.25)
+    )
     (row,) = compare(rows).to_dict("records")
     assert row["runs"] == 4 and row["reward"] == pytest.approx(paper.reward_mean + 0.2)
     # Ours: variance of (1, 2, 3, 2) tenths is 2/3 of 0.01, over four runs; the paper's over nine.
@@ -122,7 +124,8 @@ def test_an_assumed_ratio_is_asked_for_and_said(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert failed == {} and "CarRun: the segment ratio 1 is assumed" in printed and "not DSRL's data" in printed
     assert "not evaluated: eval_episodes=0" in printed
-    assert set(pd.read_csv(tmp_path / "o" / "runs.csv").segment_ratio) == {1.0}
+    runs, table = (pd.read_csv(tmp_path / "o" / name) for name in ("runs.csv", "table.csv"))
+    assert set(runs.segment_ratio) == {1.0} and runs.ratio_assumed.all() and table.ratio_assumed.all()
     # A printed ratio is kept: --segment-ratio is for the others of a suite.
     assert reproduce.configs("BallRun", 10, 0.5, None)[0].segment_ratio == 1.0
 
@@ -141,6 +144,7 @@ def test_slips_are_said_before_anything_runs(tmp_path, command):
         (["--task", "BalRun"], "did you mean BallRun"),
         (["--task", "BallRun", "--set", "alfa=1"], "'alfa' is not a parameter of TracConfig.paper()"),
         (["--task", "BallRun", "--set", "bc_steps=200000"], "bc_steps=200000 must be at most"),
+        (["--tasks", "bullet", "--segment-ratio", "1", "--source", "x.hdf5"], "x.hdf5 is the data of one task"),
         (["--tasks", "safety"], "does not print its segment ratio for CarButton1"),
     ):
         _, stopped = command(*arguments, "--out", str(tmp_path / "out"))

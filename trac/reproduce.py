@@ -77,7 +77,8 @@ def run_limit(
 
     Returns:
         One row for each seed and model ("last", and "best" by evaluation): task, cost_limit, segment_ratio,
-        seed, model and the scores, NaN without evaluation. Why there was none, or None. Which runs failed, or None.
+        ratio_assumed, seed, model and the scores, NaN without evaluation. Why there was none, or None. Which
+        runs failed, or None.
 
     Raises:
         ValueError: the settings or the data do not allow it; the message says why.
@@ -107,6 +108,7 @@ def run_limit(
     else:
         scores = [_scores(run) for run in runs]
     common = {"task": task, "cost_limit": cost_limit, "segment_ratio": wanted[0].segment_ratio}
+    common["ratio_assumed"] = assumed(task)
     rows = [
         common | {"seed": run.config.seed, "model": model} | values
         for run, models in zip(runs, scores, strict=True)
@@ -135,14 +137,15 @@ def compare(rows: pd.DataFrame) -> pd.DataFrame:
         rows: of `run_limit`, of any number of tasks and limits.
 
     Returns:
-        task; model; runs; and for reward and cost: our mean and standard deviation over the runs, the
+        task; model; ratio_assumed; runs; and for reward and cost: our mean and standard deviation over the runs, the
         paper's, and `<score>_difference`: ours minus the paper's, in standard errors of that difference. The
         paper's standard deviation is taken to be over as many runs as a task has there, nine.
     """
     paper = paper_results().query("method == 'TraC'").set_index("task")
     table = []
     for (task, model), group in rows.groupby(["task", "model"], sort=False):
-        row: dict[str, Any] = {"task": task, "model": model, "runs": len(group)}
+        row: dict[str, Any] = {"task": task, "model": model}
+        row |= {"ratio_assumed": group.ratio_assumed.iloc[0], "runs": len(group)}
         for score in ("reward", "cost"):
             values = group[f"normalized_{score}"]
             row |= {score: values.mean(), f"{score}_std": values.std()}
@@ -197,7 +200,7 @@ def reproduce(
         What failed, by task and limit; empty when all is finished.
 
     Raises:
-        ConfigError: a segment ratio is needed and not given; a change makes no sense.
+        ConfigError: a segment ratio is needed and not given; a change makes no sense; one file for several tasks.
     """
     out = Path(out).resolve()
     if segment_ratio is None and (unknown := [task for task in tasks if assumed(task)]):
@@ -205,6 +208,10 @@ def reproduce(
             f"the paper does not print its segment ratio for {', '.join(unknown)}: pass --segment-ratio (L / T, in "
             f"(0, 1]), and the output will say that it was assumed."
         )
+    if source not in ("dsrl", "packaged"):
+        source = str(Path(source).resolve())
+        if len(tasks) > 1:
+            raise ConfigError(f"{source} is the data of one task, and {len(tasks)} are asked for: pass --task.")
     for task in tasks:
         configs(task, get_task(task).cost_limits[0], segment_ratio, changes)  # a slip is said before anything runs
     failed: dict[str, str] = {}
