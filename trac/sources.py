@@ -142,6 +142,8 @@ def _ensure(task: str, path: Path) -> None:
             fetcher.fetch(path.name, downloader=download)
         except (requests.RequestException, ValueError) as error:
             failures.append(f"{mirror}/{path.name}: {_reason(error)}")
+    if known and failures:
+        failures.append(f"The first file's SHA-256 is in {record.name}: delete that if DSRL has published another.")
     if not path.is_file():
         instead = [task] if task in packaged() else packaged()
         raise DatasetError(
@@ -198,12 +200,13 @@ def _receive(url: str, part: Path) -> None:
         if answer.status_code != 206:
             had = 0
         total = had + int(answer.headers["Content-Length"]) if "Content-Length" in answer.headers else None
-        origin.write_text(f"{url}\n{answer.headers.get('ETag') or answer.headers.get('Last-Modified', '')}")
+        version = answer.headers.get("ETag") or answer.headers.get("Last-Modified", "")
         name = part.name.removesuffix(".part")
         with (
             part.open("ab" if had else "wb") as file,
             tqdm(total=total, initial=had, unit="B", unit_scale=True, desc=name) as bar,
         ):
+            origin.write_text(f"{url}\n{version}")  # not before the bytes of another version are gone
             for piece in answer.iter_content(1 << 14):  # a cut loses the piece that it is in
                 file.write(piece)
                 bar.update(len(piece))
