@@ -90,30 +90,30 @@ class BCQLag(LagrangianLearner):
 
     def build(self, data: Trajectories) -> None:
         self.policy = self.make_policy(self.config, *self.dims)
-        self.vae, self.perturbation = self.policy.vae, self.policy.perturbation
-        self.build_critics()
-        self.perturbation_target = target_of(self.perturbation)
-        self.optimizers["policy"] = adam(self.perturbation.parameters(), self.config.actor_learning_rate)
+        self.build_critics(self.policy.vae)
+        self.perturbation_target = target_of(self.policy.perturbation)
+        self.optimizers["policy"] = adam(self.policy.perturbation.parameters(), self.config.actor_learning_rate)
 
     @staticmethod
     def make_policy(config: BCQLagConfig, obs_dim: int, act_dim: int) -> Perturbed:
         return Perturbed(obs_dim, act_dim, config)
 
     def update(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        metrics = self.update_vae(batch)
+        vae, perturbation = self.policy.vae, self.policy.perturbation
+        metrics = self.update_vae(vae, batch)
         following = batch["next_observations"].repeat_interleave(self.config.samples, 0)
         with torch.no_grad():
-            actions = self.perturbation_target(following, torch.tanh(self.vae.sample(following)))
-            proposed = torch.tanh(self.vae.sample(batch["observations"]))
+            actions = self.perturbation_target(following, torch.tanh(vae.sample(following)))
+            proposed = torch.tanh(vae.sample(batch["observations"]))
         metrics |= self.update_critics(batch, following, actions)
 
-        actions = self.perturbation(batch["observations"], proposed)
+        actions = perturbation(batch["observations"], proposed)
         q, penalty, of_policy = self.lagrangian(batch["observations"], actions)
         policy_loss = penalty - q.mean()
         descend(self.optimizers["policy"], policy_loss)
 
         self.update_targets()
-        soft_update(self.perturbation_target, self.perturbation, self.config.tau)
+        soft_update(self.perturbation_target, perturbation, self.config.tau)
         return metrics | {"policy_loss": policy_loss} | of_policy
 
 

@@ -95,7 +95,7 @@ class BEARLag(LagrangianLearner):
         self.vae = VAE(obs_dim, act_dim, config.vae_hidden)
         self.log_alpha: Tensor
         self.register_buffer("log_alpha", torch.zeros(()))
-        self.build_critics()
+        self.build_critics(self.vae)
         self.policy_target = target_of(self.policy)
         self.optimizers["policy"] = adam(self.policy.parameters(), config.actor_learning_rate)
 
@@ -105,7 +105,7 @@ class BEARLag(LagrangianLearner):
 
     def update(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         config, s = self.config, batch["observations"]
-        metrics = self.update_vae(batch)
+        metrics = self.update_vae(self.vae, batch)
         following = batch["next_observations"].repeat_interleave(config.samples, 0)
         with torch.no_grad():
             actions = self.policy_target.sample(following)

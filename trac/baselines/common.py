@@ -53,9 +53,9 @@ class BaselineConfig(Settings):
                 f"cost_limit={self.cost_limit} must be 0 or more and finite; for a limit that never binds, take one "
                 f"beyond the largest cost of an episode."
             )
-        if "hidden" in vars(self):
-            object.__setattr__(self, "hidden", tuple(self.hidden))
-        for name, value in vars(self).items():
+        for name, value in list(vars(self).items()):
+            if isinstance(value, list):
+                object.__setattr__(self, name, tuple(value))
             if name in ("task", "cost_limit"):
                 continue
             if name in ("gamma", "tau", "mixture") and not 0 < value <= 1:
@@ -328,8 +328,7 @@ class Learner(nn.Module):
         self.data = transitions(data, device, config.reward_scale)
         with seeded(torch.device("cpu"), config.seed, INITIAL):
             self.build(data)
-        self.sums: dict[str, Tensor] = {}  # of the metrics since they were last read
-        self.updates = 0  # that are in them
+        self.sums: dict[str, Tensor] = {}  # of the metrics since they were last read, and the number of updates
 
     def build(self, data: Trajectories) -> None:
         """Make networks on the CPU, move them to the device, and make the optimizers."""
@@ -358,16 +357,15 @@ class Learner(nn.Module):
         """Make update `step`, counted from 1."""
         self.step = step
         with seeded(self.device, self.config.seed, UPDATE, step):
-            metrics = self.update(self.batch())
+            metrics = self.update(self.batch()) | {"updates": torch.ones((), device=self.device)}
         for name, value in metrics.items():
             self.sums[name] = self.sums.get(name, 0.0) + value.detach()
-        self.updates += 1
 
     def read(self) -> dict[str, float]:
         """Means of the metrics since they were last read."""
-        values = torch.stack(list(self.sums.values())) / self.updates
-        means = dict(zip(self.sums, values.tolist(), strict=True))
-        self.sums, self.updates = {}, 0
+        updates = self.sums.pop("updates")
+        means = dict(zip(self.sums, (torch.stack(list(self.sums.values())) / updates).tolist(), strict=True))
+        self.sums = {}
         return means
 
     def tensors(self) -> dict[str, Tensor]:
@@ -399,9 +397,7 @@ class Learner(nn.Module):
 class LagrangianLearner(Learner):
     """What BCQ-Lag and BEAR-Lag share: critics of two halves, the VAE's loss, and the multiplier of the cost."""
 
-    vae: VAE
-
-    def build_critics(self) -> None:
+    def build_critics(self, vae: VAE) -> None:
         config, (obs_dim, act_dim) = self.config, self.dims
         sizes, members = [obs_dim + act_dim, *config.hidden], 2 * config.critics
         self.critic, self.cost_critic = Ensemble(members, sizes), Ensemble(members, sizes)
@@ -411,11 +407,11 @@ class LagrangianLearner(Learner):
         self.optimizers = {
             "critic": adam(self.critic.parameters(), config.critic_learning_rate),
             "cost_critic": adam(self.cost_critic.parameters(), config.critic_learning_rate),
-            "vae": adam(self.vae.parameters(), config.vae_learning_rate),
+            "vae": adam(vae.parameters(), config.vae_learning_rate),
         }
 
-    def update_vae(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        loss = self.vae.loss(batch["observations"], batch["actions"], self.config.beta)
+    def update_vae(self, vae: VAE, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        loss = vae.loss(batch["observations"], batch["actions"], self.config.beta)
         descend(self.optimizers["vae"], loss)
         return {"vae_loss": loss}
 
@@ -453,14 +449,14 @@ class LagrangianLearner(Learner):
 class Single(Stack):
     """The loop of `Stack` around one run of a baseline: bar, evaluations, checkpoints."""
 
-    plain: tuple[str, ...] = (*Stack.plain, "rows", "updates")
+    plain: tuple[str, ...] = (*Stack.plain, "rows")
 
     def __init__(self, learner: Learner, *, folder: Path | None, labels: dict[str, str]):
         config = learner.config
         self.learner, self.learners = learner, [learner]  # type: ignore[list-item]
         self.configs, self.config, self.folder = [config], config, folder
         self.identity = labels | {"device": learner.device.type, "configs": [config.to_dict()]}
-        self.step, self.seconds, self.updates = 0, 0.0, 0
+        self.step, self.seconds = 0, 0.0
         self.rows: list[dict[str, float]] = []  # type: ignore[assignment]
         self.scores, self.best, self.rank, self.failed = [[]], [None], [[-math.inf, -math.inf]], [0]
 
@@ -479,13 +475,11 @@ class Single(Stack):
         return [copy.deepcopy(self.learner.policy).cpu().requires_grad_(False)]
 
     def _tensors(self) -> dict[str, Tensor]:
-        self.updates = self.learner.updates
         best = self.best[0].named() if self.best[0] else {}
         return self.learner.tensors() | {f"best.{name}": value for name, value in best.items()}
 
     def _load(self, tensors: dict[str, Tensor]) -> None:
         self.learner.load(tensors)
-        self.learner.updates = self.updates
         best = {name.removeprefix("best."): value for name, value in tensors.items() if name.startswith("best.")}
         if best:
             (policy,) = self._policies("best")
