@@ -10,7 +10,7 @@ import torch
 from torch.distributions import Normal, kl_divergence
 
 import trac
-from trac import baselines, cmdp
+from trac import baselines, cmdp, trajectories
 from trac.baselines import METHODS, BCQLagConfig, BEARLagConfig, CDTConfig, COptiDICEConfig, CPQConfig
 from trac.baselines import common as shared
 from trac.baselines.bear_lag import discrepancy
@@ -588,3 +588,62 @@ def test_configs_survive_json():
     for method in METHODS.values():
         config = method.Config(seed=3)
         assert method.Config.from_dict(config.to_dict()) == config
+
+
+# --- whole runs with a known answer
+
+LONG = dict(task="BallRun", seed=0, eval_episodes=0, reward_scale=1.0, batch_size=128, log_every=500)
+
+
+def one_state():
+    """Reward a, cost (a)+², the same observation always; each of 60 episodes of 100 steps has an action of its own.
+
+    Under a limit of 25 a step may cost 1/4: the best action is 1/2. Without a limit it is 1.
+    """
+    generator = np.random.default_rng(0)
+    centres = np.repeat(generator.uniform(-1, 1, 60), 100)
+    actions = np.clip(centres + 0.1 * generator.standard_normal(6000), -1, 1)
+    timeouts = (np.arange(6000) % 100 == 99).astype(float)
+    return trajectories.from_arrays(
+        "BallRun",
+        observations=np.ones((6000, 1)),
+        next_observations=np.ones((6000, 1)),
+        actions=actions[:, None],
+        rewards=actions,
+        costs=np.maximum(actions, 0) ** 2,
+        terminals=np.zeros(6000),
+        timeouts=timeouts,
+    )
+
+
+def episode_cost(policy):
+    """Mean over sampled actions of (a)+², times 100 steps."""
+    costs = []
+    for seed in range(50):
+        if hasattr(policy, "start"):
+            policy.start(seed)
+        costs.append(max(float(policy.act(np.ones(1))[0]), 0.0) ** 2)
+    return 100 * np.mean(costs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("bcq_lag", dict(tau=0.05, vae_hidden=32, phi=0.95)),
+        ("bear_lag", dict(tau=0.05, vae_hidden=32, mmd_limit=1.0)),
+        ("coptidice", dict(alpha=0.05, critics=1)),
+    ],
+)
+def test_a_limit_is_met_and_used(name, changes):
+    config = METHODS[name].Config(**LONG, **changes, gamma=0.9, hidden=(32, 32), steps=1_500)
+    kept, free = (
+        episode_cost(TRAIN[name](one_state(), config.replace(cost_limit=limit), device="cpu", progress=False).policy)
+        for limit in (25.0, 100.0)
+    )
+    # The linear program over 41 actions agrees with the answer by hand.
+    actions = np.linspace(-1, 1, 41)
+    problem = cmdp.CMDP(np.ones((1, 41, 1)), actions[None], np.maximum(actions, 0)[None] ** 2, [1], 0.9)
+    limit = shared.discounted_limit(25.0, 0.9, 100)
+    assert actions[cmdp.solve(problem, limit).policy[0].argmax()] == pytest.approx(0.5)
+    assert 15 < kept < 35 and free > 50

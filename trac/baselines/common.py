@@ -211,7 +211,7 @@ def pessimistic(values: Tensor) -> Tensor:
 
 
 def mixed_maximum(values: Tensor, samples: int, mixture: float) -> Tensor:
-    """The value of the best of several actions (Fujimoto et al. 2019, section 5.2; Kumar et al. 2019, section 5).
+    """The value of the best of several actions (the target of Fujimoto et al. 2019).
 
     max_i [λ min_j Q_j(s, a_i) + (1 - λ) max_j Q_j(s, a_i)], where Q_1 and Q_2 are the `pessimistic` halves.
 
@@ -228,7 +228,7 @@ def mixed_maximum(values: Tensor, samples: int, mixture: float) -> Tensor:
 
 
 class PID(nn.Module):
-    """Lagrange multiplier by a PID controller (Stooke et al. 2020, algorithm 2), proportional part clipped as in OSRL.
+    """Lagrange multiplier by a PID controller (Stooke et al. 2020), its proportional part clipped as in OSRL.
 
     λ = K_P (Δ)+ + K_I I + K_D (Δ - Δ_previous)+ with I ← (I + Δ)+, Δ the cost's excess over its limit.
     """
