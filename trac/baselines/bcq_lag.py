@@ -4,8 +4,8 @@ A VAE proposes actions like the data's, a second network moves each by at most Ï
 critic's excess over the limit is a PID controller's (Stooke, Achiam and Abbeel, ICML 2020, arXiv 2007.03964), as OSRL
 combines them.
 
-OSRL: 100,000 updates of 512 transitions, four networks of 256-256 for each critic. The defaults here are a fraction of
-the updates, half the batch and half the width, with two networks. As in OSRL, the policy acts by one sampled code; the
+OSRL: 100,000 updates of 512 transitions, four networks of 256-256 for each critic. The defaults here are 5,000
+updates, half the batch and half the width, with two networks. As in OSRL, the policy acts by one sampled code; the
 original takes the best of ten by its critic.
 """
 

@@ -5,7 +5,7 @@ fitted to the data; a second multiplier, of the cost critic's excess over the li
 Achiam and Abbeel, ICML 2020, arXiv 2007.03964), as OSRL combines them.
 
 OSRL: 300,000 updates of 512 transitions by its file (100,000 in the benchmark's other files, which `osrl()` takes),
-four networks of 256-256 for each critic. The defaults here are a fraction of the updates, half the batch and half the
+four networks of 256-256 for each critic. The defaults here are 5,000 updates, half the batch and half the
 width, with two networks. The discrepancy is between actions before tanh, as in OSRL and in the authors' code.
 """
 

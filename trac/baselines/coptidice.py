@@ -8,7 +8,7 @@ through its dual in ν(s), the multipliers of that last condition, and λ >= 0, 
 data with the weights w. The cost is not E_D[w c], but an upper bound of it over distributions near the data's.
 
 OSRL: 100,000 updates of 512 transitions, two networks of 256-256 for ν and for χ, learning rate 1e-4. The defaults here
-are a fraction of the updates, half the batch and half the width, with ten times the learning rate. w D sums to 1, so
+are 5,000 updates, half the batch and half the width, with ten times the learning rate. w D sums to 1, so
 E_D[w c] is a cost per step and its limit is l' = (1 - γ) times that of a cost critic (see `discounted_limit`). OSRL's
 code leaves (1 - γ) out, which makes the limit a hundred times as wide: `normalized_limit=False` repeats that. What else
 differs from its code: its Gaussian is fitted to the actions and squashed by tanh when it acts, where here it is fitted

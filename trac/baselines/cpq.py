@@ -3,10 +3,13 @@
 The cost critic is pushed above the limit on actions of the policy that the data does not hold, which a VAE tells by
 the KL divergence of their code; and where it is above the limit, neither the reward critic nor the policy gets credit.
 
-OSRL: 100,000 updates of 512 transitions, two networks of 256-256 for each critic. The defaults here are a tenth of the
-updates, half the batch and half the width. What differs from OSRL's code: actions are sampled after tanh, as the
+OSRL: 100,000 updates of 512 transitions, two networks of 256-256 for each critic. The defaults here are 5,000 updates,
+half the batch and half the width. What differs from OSRL's code: actions are sampled after tanh, as the
 policy takes them, where its penalty takes them before; E[Q_c] over unseen actions is the mean over those alone, where
 its mean counts zeros for the others. In its code the penalty has no gradient: `penalty=False` repeats that.
+
+Where all actions of a batch are above the limit the policy's loss has no gradient, and the policy stays as it is: watch
+the history's `safe`, the share of them that is not.
 """
 
 from collections.abc import Sequence
