@@ -39,13 +39,8 @@ class Stack:
         labels: the algorithm, and what else a checkpoint must agree with to be gone on with.
     """
 
-    plain: tuple[str, ...] = (
-        "step",
-        "seconds",
-        "scores",
-        "rank",
-        "failed",
-    )  # what a checkpoint's record holds beside the tensors
+    # What a checkpoint's record holds, beside the tensors.
+    plain: tuple[str, ...] = ("step", "seconds", "scores", "rank", "failed")
 
     def __init__(
         self,

@@ -4,9 +4,9 @@ A causal transformer reads (return to go, cost to go, observation, action) of th
 follows; asked for a high return and a low cost it should take actions like those of such episodes. One trained policy
 serves any limit: see `DecisionTransformer.aim`.
 
-OSRL: 100,000 updates of 2,048 windows of 10 steps, 3 layers of width 128 with 8 heads. The defaults here are
-5,000 updates of 64 windows, 2 layers of width 64 with 4 heads, no dropout: small enough for a CPU. Left out: OSRL's state prediction, whose weight is 0, and the thinning of the episodes before the
-frontier is fitted.
+OSRL: 100,000 updates of 2,048 windows of 10 steps, 3 layers of width 128 with 8 heads. The defaults here are 5,000
+updates of 64 windows, 2 layers of width 64 with 4 heads, no dropout: small enough for a CPU. Left out: OSRL's state
+prediction, whose weight is 0, and the thinning of the episodes before the frontier is fitted.
 """
 
 import math
