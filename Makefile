@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 export JUPYTER_PREFER_ENV_PATH := 1
 unexport JUPYTER_PATH
 
-.PHONY: book notebooks html test test-all check-py312 lint bench bench-scale datasets set-repository clean .venv
+.PHONY: book notebooks html test test-all check-py312 lint bench bench-scale datasets studies set-repository clean .venv
 
 book: # execute the stale notebooks (FORCE=1: all) and build the book
 	@$(MAKE) --no-print-directory notebooks
@@ -45,6 +45,10 @@ bench-scale: $(STAMP) # memory and time on large data: _build/scale.json
 
 datasets: $(STAMP) # remake the packaged datasets
 	for task in BallRun BallCircle CarCircle; do $(BIN)/python -m trac.collect $$task || exit 1; done
+
+studies: $(STAMP) # run the points of the book's studies that are missing in runs/studies, and write their tables
+	$(BIN)/python book/studies.py all
+	$(BIN)/python book/shift.py
 
 set-repository: $(STAMP) # URL=...: write the repository's address into every file that names it
 	$(BIN)/python book/repository.py $(URL)

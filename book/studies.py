@@ -61,7 +61,7 @@ STUDIES: dict[str, list[Sweep]] = {
     ],
     "reference": [
         Sweep(("reference=bc,initial,none", "init=reference,fresh"), BEST),
-        Sweep(("bc_steps=0,500,1000,2000,4000", "steps=2000,2500,3000,4000,6000"), BEST, "steps == bc_steps + 2000"),
+        Sweep(("bc_steps=0,500,1000,2000", "steps=2000,2500,3000,4000"), BEST, "steps == bc_steps + 2000"),
         Sweep(("reference=bc,none",), (*BEST, "policy=gaussian")),
     ],
     "halves": [
@@ -70,13 +70,28 @@ STUDIES: dict[str, list[Sweep]] = {
     ],
     # Window length times batch size is the same in the second sweep: as many transitions in every update.
     "segment_length": [
-        Sweep(("segment_ratio=0.1,0.25,0.5,0.75,1.0",), ("eval_every=500",), tasks="BallRun,BallCircle,CarCircle"),
+        Sweep(("segment_ratio=0.1,0.25,0.5,0.75,1.0",), ("eval_every=500",)),
         Sweep(
             ("segment_ratio=0.1,0.25,0.5,0.75", "batch_size=160,64,32,21"),
             ("eval_every=500",),
             "segment_ratio * batch_size >= 15.7 and segment_ratio * batch_size <= 16",
-            tasks="BallRun,BallCircle,CarCircle",
         ),
+    ],
+    "cost_limit": [
+        Sweep(("cost_limit=5,10,20,40,60", "top=0.25,0.5", "bottom=0.0,0.25"), BEST),
+        Sweep(("cost_limit=inf", "top=0.25,0.5"), (*BEST, "bottom=0.25")),
+    ],
+    # A batch of single steps is as large as 16 episodes; a step's score has one term, so α is raised as well.
+    "level": [
+        Sweep(("level=trajectory",), BEST),
+        Sweep(("alpha=0.2,2.0,20.0",), (*BEST, "level=step", "batch_size=1600"), tasks="BallRun"),
+        Sweep(("alpha=0.2,2.0,20.0",), (*BEST, "level=step", "batch_size=3200"), tasks="BallCircle"),
+        Sweep(("level=step",), (*BEST, "batch_size=256")),
+    ],
+    "failures": [
+        Sweep(("lr_multiplier=0.1,1.0,3.0",), ("eval_every=500",)),
+        Sweep(("batch_size=4",), ("eval_every=500", "lr_multiplier=1.0")),
+        Sweep(("warmup_steps=0",), ("eval_every=500", "lr_multiplier=3.0")),
     ],
 }
 
@@ -124,7 +139,7 @@ def main(study: tyro.conf.Positional[str], workers: int = 2, dry_run: bool = Fal
         command = f"python book/studies.py {name}"
         scores, curves = rows(points)
         write(scores, RESULTS / f"study_{name}.csv", command)
-        if name == "segment_length":
+        if name in ("segment_length", "failures"):
             write(curves, RESULTS / f"study_{name}_curves.csv", command)
         print(f"{name}: {len(points)} points, {len(failed)} failed")
 

@@ -60,6 +60,13 @@ def test_conda_and_readme_use_the_file():
         assert "requirements-no-deps.txt" in (ROOT / name).read_text()
 
 
+def test_a_wheel_has_the_data():
+    tool = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    data = {path for path in project_files() if path.is_relative_to(ROOT / "trac") and path.suffix != ".py"}
+    assert data == {path for pattern in tool["package-data"]["trac"] for path in (ROOT / "trac").glob(pattern)}
+    assert {path.suffix for path in data} == {".hdf5", ".csv"}
+
+
 def test_the_address_is_the_same_everywhere():
     address = re.escape(repository.address())
     for name in repository.COPIES:

@@ -1,8 +1,9 @@
-"""Command line: `python -m trac train --task BallCircle --cost-limit 20 --seed 0`, and `python -m trac sweep`."""
+"""Command line: `python -m trac train --task BallCircle --cost-limit 20 --seed 0`, and `sweep`, `reproduce`."""
 
+import dataclasses
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -22,7 +23,7 @@ def train(
 
     Args:
         config: every field is a flag of its own.
-        source: "packaged", or the path of a file in DSRL's HDF5 form.
+        source: "packaged", "dsrl" (fetches DSRL's file), or the path of a file in DSRL's HDF5 form.
         out: folder for the finished run; runs/<task>-<cost limit>-<seed> without it.
         device: cpu or cuda; a GPU where there is one.
         resume: go on from the checkpoints in the folder.
@@ -88,9 +89,60 @@ def sweep(
         raise SystemExit(1)
 
 
+def reproduce(
+    task: str | None = None,
+    tasks: Literal["bullet", "safety", "metadrive", "all"] | None = None,
+    source: str = "dsrl",
+    out: Path = Path("runs/reproduce"),
+    segment_ratio: float | None = None,
+    set: tuple[str, ...] = (),
+    device: str | None = None,
+    workers: int | None = None,
+    scheduler: str | None = None,
+) -> None:
+    """The paper's experiment on DSRL's data: our row beside the paper's. The same command goes on where it stopped.
+
+    Args:
+        task: name of a task: 3 cost limits, 3 seeds each.
+        tasks: a whole suite, or all, in place of one task.
+        source: "dsrl" fetches DSRL's file; "packaged" or a file's path try the command out on other data.
+        out: folder for runs, runs.csv and table.csv.
+        segment_ratio: for tasks whose ratio the paper does not print; the output says that it was assumed.
+        set: name=value, fields of TracConfig that are not to be the paper's, such as steps=1000 bc_steps=300.
+        device: cpu or cuda; a GPU where there is one.
+        workers: processes on this machine, each for one limit at a time.
+        scheduler: address of a running Dask scheduler, in place of processes on this machine.
+    """
+    from trac import reproduce as paper
+    from trac.sweep import check_value
+
+    if (task is None) == (tasks is None):
+        raise ValueError("pass one of --task and --tasks.")
+    own = ("task", "cost_limit", "seed")  # the experiment's
+    defaults = {field.name: field.default for field in dataclasses.fields(trac.TracConfig) if field.name not in own}
+    pairs = [text.partition("=")[::2] for text in set]
+    changes = {name: check_value(name, value, defaults, "TracConfig.paper()") for name, value in pairs}
+    names = [task] if task else paper.in_suite(tasks or "all")
+    failed = paper.reproduce(
+        names,
+        out,
+        source=source,
+        segment_ratio=segment_ratio,
+        changes=changes,
+        device=device,
+        workers=workers,
+        scheduler=scheduler,
+    )
+    for name, error in failed.items():
+        print(f"failed: {name}: {error}", file=sys.stderr)
+    if failed:
+        raise SystemExit(1)
+
+
 def main() -> None:
     try:
-        tyro.extras.subcommand_cli_from_dict({"train": train, "sweep": sweep}, prog="python -m trac")
+        commands: dict = {"train": train, "sweep": sweep, "reproduce": reproduce}
+        tyro.extras.subcommand_cli_from_dict(commands, prog="python -m trac")
     except (ValueError, ImportError, FileNotFoundError, CheckpointError, TrainingError) as error:
         raise SystemExit(f"error: {error}") from None
     except KeyboardInterrupt as stop:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from trac.partition import check_settings
-from trac.tasks import get_task
+from trac.tasks import check_name, get_task
 
 
 class ConfigError(ValueError):
@@ -45,7 +45,7 @@ class TracConfig(Settings):
     """Everything that can be varied in a run. The defaults are the book's quick settings; see `paper()`."""
 
     # problem
-    task: str = "BallCircle"  # name in trac.TASKS
+    task: str = "BallCircle"  # name in trac.TASKS, or a task of your own: the data's
     cost_limit: float = 20.0  # l [cost per episode]; inf: no constraint (needs bottom > 0)
     # partition
     top: float = 0.5  # x, share of the safe windows that is desirable
@@ -82,7 +82,7 @@ class TracConfig(Settings):
 
     def __post_init__(self):
         object.__setattr__(self, "hidden", tuple(self.hidden))
-        get_task(self.task)
+        check_name(self.task)
         check_settings(
             self.cost_limit, self.top, self.bottom, self.kappa, self.segment_ratio, self.sampling, self.level
         )

@@ -15,7 +15,7 @@ import math
 import operator
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -49,10 +49,13 @@ def parameters(notebook: Path) -> dict[str, Any]:
     return {name: value for name, value in defaults.items() if name != "folder"}
 
 
-def check_value(name: str, text: str, defaults: dict[str, Any]) -> Any:
-    """The value that a text stands for. Raises SweepError for an unknown name or another type than the default's."""
+def check_value(name: str, text: str, defaults: dict[str, Any], of: str = "the notebook") -> Any:
+    """The value that a text stands for, of a parameter `of` something.
+
+    Raises SweepError for an unknown name or another type than the default's.
+    """
     if name not in defaults:
-        raise SweepError(f"{name!r} is not a parameter of the notebook; it has {', '.join(sorted(defaults))}.")
+        raise SweepError(f"{name!r} is not a parameter of {of}; it has {', '.join(sorted(defaults))}.")
     default = defaults[name]
     try:
         value = ast.literal_eval(text)
@@ -62,7 +65,7 @@ def check_value(name: str, text: str, defaults: dict[str, Any]) -> Any:
         value = float(value)
     kind, wanted = type(value), type(default)
     if kind is not wanted and None not in (value, default) and {kind, wanted} != {list, tuple}:
-        raise SweepError(f"{name}={text}: this is {kind.__name__}, and the notebook's default is {default!r}.")
+        raise SweepError(f"{name}={text}: this is {kind.__name__}, and {of}'s default is {default!r}.")
     return list(value) if isinstance(value, tuple) else value
 
 
@@ -238,8 +241,6 @@ def sweep(
     Raises:
         SweepError: another sweep is running in this folder.
     """
-    from dask.distributed import Client, LocalCluster, as_completed
-
     out, notebook = out.resolve(), notebook.resolve()
     out.mkdir(parents=True, exist_ok=True)
     lock = FileLock(out / ".lock")
@@ -265,27 +266,38 @@ def sweep(
         print(f"{len(folders)} points, {len(folders) - len(todo)} finished, {len(todo)} to run", flush=True)
         failed: dict[str, str] = {}
         if todo:
-            local = dict(n_workers=workers, threads_per_worker=1, dashboard_address=":0")
-            with (
-                LocalCluster(**local) if scheduler is None else nullcontext(scheduler) as where,
-                Client(where) as client,
-            ):
-                print(f"dashboard: {client.dashboard_link}", flush=True)
-                futures = {
-                    client.submit(
-                        run_point,
-                        str(notebook),
-                        str(out / "points" / name),
-                        point,
-                        threads,
-                        key=f"{name}-{time.time_ns()}",  # a point that failed is tried again on the next call
-                        retries=KERNEL_STARTS,
-                    ): name
-                    for name, point in todo.items()
-                }
-                for future in tqdm(as_completed(list(futures)), total=len(futures), desc="points"):
-                    error = repr(future.exception()) if future.status == "error" else future.result()
-                    if error is not None:
-                        failed[futures[future]] = error
+            calls = {name: (str(notebook), str(out / "points" / name), p, threads) for name, p in todo.items()}
+            for name, error in on_dask(run_point, calls, workers, scheduler, retries=KERNEL_STARTS):
+                if error is not None:
+                    failed[name] = repr(error) if isinstance(error, BaseException) else error
         collect(out)
     return failed
+
+
+def on_dask(
+    function: Callable, calls: dict[str, tuple], workers: int, scheduler: str | None, retries: int = 0
+) -> Iterator[tuple[str, Any]]:
+    """Call a function once for each name, on a LocalCluster or the workers of a running scheduler.
+
+    Args:
+        function: of a module that the workers can import.
+        calls: arguments by name.
+        workers: processes of a LocalCluster.
+        scheduler: address of a Dask scheduler to use in place of a LocalCluster.
+        retries: how often a call that raises is made again.
+
+    Yields:
+        Name, and what the function returned or raised, in the order in which they finish.
+    """
+    from dask.distributed import Client, LocalCluster, as_completed
+
+    local = dict(n_workers=workers, threads_per_worker=1, dashboard_address=":0")
+    with LocalCluster(**local) if scheduler is None else nullcontext(scheduler) as where, Client(where) as client:
+        print(f"dashboard: {client.dashboard_link}", flush=True)
+        futures = {
+            # The time is in the key so that what failed is tried again on the next call.
+            client.submit(function, *arguments, key=f"{name}-{time.time_ns()}", retries=retries): name
+            for name, arguments in calls.items()
+        }
+        for future in tqdm(as_completed(list(futures)), total=len(futures), desc="points"):
+            yield futures[future], future.exception() if future.status == "error" else future.result()

@@ -1,6 +1,7 @@
 """The 38 tasks of DSRL: what each one is called, how it is scored, and what the paper used on it."""
 
 import difflib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -8,7 +9,7 @@ from typing import Any
 
 
 class UnknownTask(ValueError):
-    """A task name that is not one of DSRL's 38."""
+    """A task name that is not one of DSRL's 38, where it should be."""
 
 
 @dataclass(frozen=True)
@@ -20,20 +21,21 @@ class Task:
     """
 
     name: str
-    suite: str  # "bullet", "safety_gymnasium" or "metadrive"
+    suite: str  # "bullet", "safety_gymnasium" or "metadrive"; "own" for a user's
     env_id: str  # the name under which dsrl registers the simulator
     file: str  # DSRL's file name: task, largest episode cost, number of trajectories
     max_episode_steps: int  # horizon of the simulator [steps]
     min_return: float  # lowest episode return in DSRL's file; normalised reward 0
     max_return: float  # highest episode return in DSRL's file; normalised reward 1
-    cost_limits: tuple[float, float, float]  # the paper's three limits [cost per episode]
+    cost_limits: tuple[float, ...]  # the paper's three limits [cost per episode]
     paper: Mapping[str, Any]  # TracConfig fields; segment_ratio only where it is published
 
     def normalized_reward(self, episode_return):
         """Return (scalar or array) on DSRL's scale: 0 for `min_return`, 1 for `max_return`."""
         return (episode_return - self.min_return) / (self.max_return - self.min_return)
 
-    def normalized_cost(self, episode_cost, cost_limit: float):
+    @staticmethod
+    def normalized_cost(episode_cost, cost_limit: float):
         """Episode cost over the limit; below 1 is safe. NaN where the limit is infinite.
 
         DSRL adds 1 to both when the limit is 0, so that the ratio exists.
@@ -142,7 +144,42 @@ def get_task(name: str) -> Task:
     """The task of that name. Raises UnknownTask, with the nearest names."""
     if name in TASKS:
         return TASKS[name]
-    lower = {task.lower(): task for task in TASKS}
-    near = [lower[match] for match in difflib.get_close_matches(str(name).lower(), lower, n=3)]
+    near = _near(name, 0.6)
     hint = f"did you mean {' or '.join(near)}?" if near else f"the tasks are {', '.join(TASKS)}."
     raise UnknownTask(f"unknown task {name!r}: {hint}")
+
+
+def own_task(name: str, reward_range: tuple[float, float]) -> Task:
+    """A task of one's own: its name and scale, and nothing about a simulator.
+
+    Args:
+        name: not one of the 38, which have DSRL's range.
+        reward_range: (lowest, highest) episode return, normalised reward 0 and 1.
+
+    Raises:
+        ValueError: the range has no width, or the name is one of the 38.
+    """
+    low, high = reward_range
+    if name in TASKS:
+        raise ValueError(f"{name} has DSRL's reward range: leave reward_range out, or name your task differently.")
+    if not -math.inf < low < high < math.inf:
+        raise ValueError(f"reward_range={reward_range} must be the (lowest, highest) episode return.")
+    return Task(name, "own", "", "", 0, float(low), float(high), (), MappingProxyType({}))
+
+
+def check_name(name: str) -> None:
+    """Raise UnknownTask for what is neither one of the 38 nor a name for a task of one's own.
+
+    A name close to one of the 38 counts as a slip.
+    """
+    if not name:
+        raise UnknownTask("the task has no name.")
+    if name not in TASKS and (near := _near(name, 0.8)):
+        raise UnknownTask(
+            f"unknown task {name!r}: did you mean {' or '.join(near)}? A task of your own needs a name less like it."
+        )
+
+
+def _near(name: str, similarity: float) -> list[str]:
+    lower = {task.lower(): task for task in TASKS}
+    return [lower[match] for match in difflib.get_close_matches(str(name).lower(), lower, n=3, cutoff=similarity)]

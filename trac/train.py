@@ -10,11 +10,12 @@ import torch
 
 from trac import checkpoint
 from trac.config import ConfigError, Settings, TracConfig
-from trac.envs import make
+from trac.envs import MissingSimulator, make
 from trac.learner import to_device
 from trac.partition import Segments, partition
 from trac.runs import Run
 from trac.stack import Stack
+from trac.tasks import TASKS
 from trac.trajectories import Trajectories
 
 # Runs that agree in these, and in the window length, can be trained as one stack.
@@ -135,6 +136,11 @@ def train_stacks(
                 f"task={data.task!r}."
             )
     if any(c.eval_episodes for c in configs):
+        if data.task not in TASKS:
+            raise MissingSimulator(
+                f"{data.task} is a task of your own, without a simulator in trac: train with eval_episodes=0, then "
+                f"trac.evaluate(run.policy, env=make_env, reward_range=data.reward_range, cost_limit=...)."
+            )
         make(data.task).close()  # a missing simulator is better known before the training than after it
 
     runs: dict[int, Run] = {}

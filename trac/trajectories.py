@@ -10,7 +10,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from trac.tasks import get_task
+from trac.tasks import TASKS, check_name, own_task
 
 KEYS = ("observations", "next_observations", "actions", "rewards", "costs", "terminals", "timeouts")
 
@@ -24,7 +24,7 @@ class Trajectories:
     """N transitions of E episodes, laid end to end.
 
     Attributes:
-        task: name in `trac.TASKS`.
+        task: name in `trac.TASKS`, or of a task of your own.
         observations: (N, obs_dim) float32.
         actions: (N, act_dim) float32 in [-1, 1].
         rewards: (N,) float32, per step.
@@ -33,6 +33,7 @@ class Trajectories:
         timeouts: (N,) bool.
         starts: (E,) int64, first transition of each episode.
         lengths: (E,) int64, number of steps of each episode.
+        reward_range: (lowest, highest) episode return, normalised reward 0 and 1.
     """
 
     task: str
@@ -44,6 +45,7 @@ class Trajectories:
     timeouts: np.ndarray
     starts: np.ndarray
     lengths: np.ndarray
+    reward_range: tuple[float, float]
     _next: np.ndarray | Path | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
@@ -75,12 +77,22 @@ class Trajectories:
 
 
 def from_arrays(
-    task: str, *, observations, actions, rewards, costs, terminals, timeouts, next_observations=None, where="the arrays"
+    task: str,
+    *,
+    observations,
+    actions,
+    rewards,
+    costs,
+    terminals,
+    timeouts,
+    next_observations=None,
+    reward_range=None,
+    where="the arrays",
 ) -> Trajectories:
     """Check flat arrays and cut them into episodes.
 
     Args:
-        task: name in `trac.TASKS`.
+        task: name in `trac.TASKS`, or of a task of your own.
         observations: (N, obs_dim).
         actions: (N, act_dim) in [-1, 1].
         rewards: (N,) or (N, 1), as are costs, terminals and timeouts.
@@ -88,13 +100,18 @@ def from_arrays(
         terminals: 0 or 1.
         timeouts: 0 or 1.
         next_observations: (N, obs_dim), a file to read it from when asked for, or None.
+        reward_range: (lowest, highest) episode return of a task of your own; by default the data's. The
+            tasks in `trac.TASKS` have DSRL's.
         where: how errors call the source.
 
     Raises:
         DatasetError: lengths differ, values are not finite, actions leave the bounds, no episode ends.
-        UnknownTask: the name is not one of the 38.
+        UnknownTask: the name is nearly, but not quite, one of the 38.
+        ValueError: the task has DSRL's range, or `reward_range` has no width.
     """
-    get_task(task)
+    check_name(task)
+    if reward_range is not None:
+        own_task(task, reward_range)
     arrays: dict[str, np.ndarray] = {
         key: np.asarray(value, dtype=np.float32)
         for key, value in dict(observations=observations, actions=actions, rewards=rewards, costs=costs).items()
@@ -149,11 +166,17 @@ def from_arrays(
         arrays = {key: value[:n] for key, value in arrays.items()}
     upcoming = arrays.pop("next_observations", next_observations)
     starts = np.concatenate([[0], ends[:-1] + 1]).astype(np.int64)
-    return Trajectories(task=task, **arrays, starts=starts, lengths=ends + 1 - starts, _next=upcoming)
+    if task in TASKS:
+        reward_range = (TASKS[task].min_return, TASKS[task].max_return)
+    elif reward_range is None:
+        returns = np.add.reduceat(arrays["rewards"].astype(np.float64), starts)
+        reward_range = (float(returns.min()), float(returns.max()))
+    lengths = ends + 1 - starts
+    return Trajectories(task=task, **arrays, starts=starts, lengths=lengths, reward_range=reward_range, _next=upcoming)
 
 
-def read(path: str | os.PathLike, task: str) -> Trajectories:
-    """Read a file in DSRL's HDF5 form (seven flat arrays, see KEYS).
+def read(path: str | os.PathLike, task: str, reward_range: tuple[float, float] | None = None) -> Trajectories:
+    """Read a file in DSRL's HDF5 form (seven flat arrays, see KEYS); `reward_range` as in `from_arrays`.
 
     Raises:
         DatasetError: the file is missing, empty, truncated, not HDF5, lacks a key, or holds what
@@ -161,17 +184,26 @@ def read(path: str | os.PathLike, task: str) -> Trajectories:
     """
     path = Path(path)
     with _open(path) as file:
-        if missing := [key for key in KEYS if key not in file]:
-            raise DatasetError(
-                f"{path}: the keys {missing} are missing; the file has {sorted(file)}. DSRL's form needs {list(KEYS)}."
-            )
         arrays: Mapping[str, np.ndarray] = {key: _array(file, key, path) for key in KEYS if key != "next_observations"}
         if file["next_observations"].shape != arrays["observations"].shape:
             raise DatasetError(
                 f"{path}: next_observations has shape {file['next_observations'].shape}, observations "
                 f"{arrays['observations'].shape}. They must be the same."
             )
-    return from_arrays(task, **arrays, next_observations=path, where=str(path))
+    return from_arrays(task, **arrays, next_observations=path, reward_range=reward_range, where=str(path))
+
+
+def read_costs(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The last transition of each episode (E,) and the costs (N,) of a file, without the large arrays.
+
+    Raises:
+        DatasetError: see `read`.
+    """
+    with _open(path) as file:
+        costs, terminals, timeouts = (_array(file, key, path).reshape(-1) for key in ("costs", "terminals", "timeouts"))
+    if not len(costs) == len(terminals) == len(timeouts):
+        raise DatasetError(f"{path}: costs, terminals and timeouts have different lengths.")
+    return np.flatnonzero((terminals != 0) | (timeouts != 0)), costs
 
 
 def write(path: str | os.PathLike, data: Trajectories, attrs: Mapping[str, str] | None = None) -> None:
@@ -200,11 +232,17 @@ def _open(path: Path) -> h5py.File:
     if path.stat().st_size == 0:
         raise DatasetError(f"{path}: the file is empty. Delete it and fetch or write it again.")
     try:
-        return h5py.File(path, "r")
+        file = h5py.File(path, "r")
     except OSError as error:
         raise DatasetError(
             f"{path}: not a readable HDF5 file, or a truncated one ({error}). Delete it and fetch or write it again."
         ) from error
+    if missing := [key for key in KEYS if key not in file]:
+        with file:
+            raise DatasetError(
+                f"{path}: the keys {missing} are missing; the file has {sorted(file)}. DSRL's form needs {list(KEYS)}."
+            )
+    return file
 
 
 def _array(file: h5py.File, key: str, path: Path) -> np.ndarray:

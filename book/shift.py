@@ -1,0 +1,76 @@
+"""The book's table of changed simulators: policies trained on a task's data, evaluated in a changed task.
+
+    python book/shift.py                                     # book/results/study_shift.csv
+
+One row is one trained policy in one changed simulator: the means of its 20 episodes. Runs whose rows
+are there are not run again.
+"""
+
+from itertools import product
+
+import joblib
+import pandas as pd
+import torch
+import tyro
+from quick_table import EVALUATION_SEED, METHODS, RESULTS, write
+
+import trac
+
+# By option of `trac.envs.OPTIONS`; a task without a speed limit leaves that one out.
+CHANGES: dict[str, tuple[float, ...]] = {
+    "none": (0,),
+    "mass": (0.5, 0.8, 1.25, 2.0),
+    "friction": (0.25, 0.5, 2.0),
+    "motor_gain": (0.7, 0.85, 1.15, 1.3),
+    "observation_noise": (0.01, 0.03, 0.1),
+    "action_delay": (1, 2, 4),
+    "boundary": (0.6, 0.8, 0.9, 1.2),
+    "speed_limit": (0.6, 0.8, 0.9, 1.2),
+}
+KEYS = ["task", "method", "seed"]
+SCORES = ["normalized_reward", "normalized_cost", "return", "cost"]
+
+
+def one_run(task: str, method: str, seed: int, limit: float) -> pd.DataFrame:
+    """Train one policy on one thread and evaluate it in every changed simulator, from the same start states."""
+    torch.set_num_threads(1)
+    config = trac.TracConfig(task=task, cost_limit=limit, seed=seed, eval_episodes=0)
+    policy = METHODS[method](trac.load(task), config, progress=False).policy
+    rows = []
+    for option, value in ((option, value) for option, values in CHANGES.items() for value in values):
+        if option == "speed_limit" and not task.endswith("Run"):
+            continue
+        options = {} if option == "none" else {option: value}
+        episodes = trac.evaluate(
+            policy, task=task, cost_limit=limit, seed=EVALUATION_SEED + seed, workers=1, env_options=options
+        ).episodes
+        rows.append(dict(zip(KEYS, (task, method, seed), strict=True)) | {"option": option, "value": value})
+        rows[-1] |= episodes[SCORES].mean().to_dict()
+    return pd.DataFrame(rows)
+
+
+def main(
+    tasks: tuple[str, ...] = ("BallRun", "BallCircle"),
+    limit: float = 20.0,
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4),
+    workers: int = 2,
+) -> None:
+    """Run what is missing, and write the table."""
+    path = RESULTS / "study_shift.csv"
+    done = pd.read_csv(path, comment="#") if path.is_file() else pd.DataFrame(columns=KEYS)
+    known = set(done[KEYS].itertuples(index=False, name=None))
+    jobs = [
+        (task, name, seed) for task, seed, name in product(tasks, seeds, METHODS) if (task, name, seed) not in known
+    ]
+    runs = joblib.Parallel(n_jobs=workers, return_as="generator_unordered")(
+        joblib.delayed(one_run)(*job, limit) for job in jobs
+    )
+    for count, frame in enumerate(runs, start=1):
+        done = pd.concat([done, frame], ignore_index=True) if len(done) else frame
+        # A stable sort keeps the order of the changes within a run.
+        write(done.sort_values(KEYS, kind="stable"), path, "python book/shift.py")
+        print(f"{count}/{len(jobs)}: {', '.join(map(str, frame[KEYS].iloc[0]))}", flush=True)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
