@@ -337,7 +337,7 @@ def test_the_tabular_dual_of_coptidice_reaches_the_linear_program():
     assert exact.expected_return - price - 1e-3 <= worth <= exact.expected_return + 1e-3
     assert float(multiplier) == pytest.approx(exact.multiplier, rel=0.1)
     # The dual's value, with λ l, is the regularised optimum.
-    assert (float(loss()) + float(multiplier) * limit * (1 - gamma)) / (1 - gamma) == pytest.approx(
+    assert (float(loss().detach()) + float(multiplier) * limit * (1 - gamma)) / (1 - gamma) == pytest.approx(
         worth - price, abs=1e-3
     )
 
