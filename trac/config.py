@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from trac.partition import check_settings
 from trac.tasks import check_name, get_task
@@ -15,7 +15,33 @@ class ConfigError(ValueError):
 
 
 @dataclass(frozen=True)
-class TracConfig:
+class Settings:
+    """What the configs of all methods can do: copies with changes, and plain values for JSON."""
+
+    def replace(self, **changes) -> Self:
+        """A copy with some fields changed. Raises ConfigError for a name that is not a field."""
+        names = [field.name for field in dataclasses.fields(self)]
+        for name in changes:
+            if name not in names:
+                near = difflib.get_close_matches(name, names, n=1)
+                raise ConfigError(
+                    f"{name!r} is not a field of {type(self).__name__}{f': did you mean {near[0]}?' if near else '.'}"
+                )
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, fit for JSON: an infinite limit becomes the string "inf"."""
+        values: dict[str, Any] = {name: list(v) if isinstance(v, tuple) else v for name, v in vars(self).items()}
+        return values | {"cost_limit": "inf"} if math.isinf(values["cost_limit"]) else values
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """The inverse of `to_dict()`."""
+        return cls().replace(**(values | {"cost_limit": float(values["cost_limit"])}))
+
+
+@dataclass(frozen=True)
+class TracConfig(Settings):
     """Everything that can be varied in a run. The defaults are the book's quick settings; see `paper()`."""
 
     # problem
@@ -81,17 +107,6 @@ class TracConfig:
         if self.bc_steps > self.steps:
             raise ConfigError(f"bc_steps={self.bc_steps} must be at most steps={self.steps}, which counts them.")
 
-    def replace(self, **changes) -> "TracConfig":
-        """A copy with some fields changed. Raises ConfigError for a name that is not a field."""
-        names = [field.name for field in dataclasses.fields(self)]
-        for name in changes:
-            if name not in names:
-                near = difflib.get_close_matches(name, names, n=1)
-                raise ConfigError(
-                    f"{name!r} is not a field of TracConfig{f': did you mean {near[0]}?' if near else '.'}"
-                )
-        return dataclasses.replace(self, **changes)
-
     @classmethod
     def paper(cls, task: str, cost_limit: float, seed: int = 0, *, segment_ratio: float | None = None) -> "TracConfig":
         """The released code's settings for this task, its sampling with replacement and its schedule included.
@@ -116,16 +131,6 @@ class TracConfig:
             eval_every=every,
             **settings,
         )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, fit for JSON: an infinite limit becomes the string "inf"."""
-        values = dataclasses.asdict(self) | {"hidden": list(self.hidden)}
-        return values | {"cost_limit": "inf"} if math.isinf(self.cost_limit) else values
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "TracConfig":
-        """The inverse of `to_dict()`."""
-        return cls().replace(**(values | {"cost_limit": float(values["cost_limit"])}))
 
 
 _CHOICES = {

@@ -68,7 +68,8 @@ def evaluate(
     whatever NumPy's global state, which is left as it was.
 
     Args:
-        policy: anything with `.act(observation (obs_dim,)) -> action (act_dim,)`.
+        policy: anything with `.act(observation (obs_dim,)) -> action (act_dim,)`; see `rollout` for one that keeps
+            a memory.
         task: name in `trac.TASKS`; with `env`, any name, or none.
         cost_limit: l [cost per episode], for the normalised cost.
         episodes: number of episodes, each in a fresh simulator with a seed of its own.
@@ -146,17 +147,25 @@ def _task(name: str | None, env: MakeEnv | None, reward_range: tuple[float, floa
 
 
 def rollout(policy, task: str | MakeEnv, seed: int, env_options: Mapping[str, float] | None = None) -> dict[str, float]:
-    """One episode in a fresh simulator: seed, return, cost and length [steps]."""
+    """One episode in a fresh simulator: seed, return, cost and length [steps].
+
+    A policy with a memory of the episode, or with random actions, has two more methods: `start(seed)`, called before
+    the first step, and `observe(reward, cost)`, called after each one.
+    """
     total, cost, length, done = 0.0, 0.0, 0, False
     with _one_thread():
         env = task() if callable(task) else make(task, env_options)
         observation, _ = env.reset(seed=seed)
+        if hasattr(policy, "start"):
+            policy.start(seed)
         while not done:
             observation, reward, terminated, truncated, info = env.step(policy.act(observation))
             if "cost" not in info:
                 raise MissingCost(
                     f"{env} reports no cost: let its step() put the step's cost into the info, as info['cost']."
                 )
+            if hasattr(policy, "observe"):
+                policy.observe(float(reward), float(info["cost"]))
             total, cost, length = total + float(reward), cost + float(info["cost"]), length + 1
             done = terminated or truncated
         env.close()

@@ -20,20 +20,21 @@ class Run:
     """A finished run.
 
     Attributes:
+        config: what was asked for: a TracConfig, or a baseline's own.
         policy: the last policy.
         best: the one of the best evaluation (safe first, then reward), or None when there was only the last.
-        reference: π_ref, the cloned policy (the untrained one with reference="initial").
+        reference: π_ref, the cloned policy (the untrained one with reference="initial"); None for a method without.
         history: one row for each `log_every` updates: step, phase, loss, accuracy, mean score of each
             half, share of batches that lacked a half, norm of the gradient (means since the row before);
-            evaluation columns where there was one.
+            evaluation columns where there was one. A baseline has columns of its own in place of those after step.
         record: algorithm, versions, thread count, device, processor, seconds; failed_step, the update whose loss or
             gradient was not finite, after which the weights were left alone, or None.
     """
 
-    config: TracConfig
-    policy: Policy
-    reference: Policy
-    best: Policy | None
+    config: Any
+    policy: Any
+    reference: Any
+    best: Any
     history: pd.DataFrame
     record: dict[str, Any]
 
@@ -57,22 +58,29 @@ class Run:
 
 def load_run(folder: str | os.PathLike) -> Run:
     """Read what `Run.save` wrote. Raises FileNotFoundError or ConfigError naming the file that is wrong."""
+    from trac.baselines import METHODS  # which imports this module
+
     folder = Path(folder)
     for name in ("run.json", "weights.safetensors", "history.csv"):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder / name}: no such file; {folder} does not hold a finished run.")
     try:
         manifest = json.loads((folder / "run.json").read_text())
-        config = TracConfig.from_dict(manifest["config"])
+        method = METHODS.get(manifest["record"]["algorithm"])
+        config: Any = (method.Config if method else TracConfig).from_dict(manifest["config"])
         weights = safetensors.torch.load_file(folder / "weights.safetensors")
-    except (ValueError, KeyError, safetensors.SafetensorError) as error:
+        policies: dict[str, Any] = {"best": None, "reference": None}
+        for name in {key.split(".")[0] for key in weights}:
+            state = {key.removeprefix(f"{name}."): x for key, x in weights.items() if key.startswith(f"{name}.")}
+            if method:
+                policies[name] = method.make_policy(config, *manifest["record"]["dims"])
+                policies[name].load_state_dict(state)
+            else:
+                policies[name] = Policy.from_named(state, dropout=config.dropout, kind=config.policy)
+    except (ValueError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
         raise ConfigError(f"{folder}: the run cannot be read ({error}). Train it again.") from error
-    policies: dict[str, Policy | None] = {"best": None}
-    for name in {key.split(".")[0] for key in weights}:
-        state = {key.removeprefix(f"{name}."): value for key, value in weights.items() if key.startswith(f"{name}.")}
-        policies[name] = Policy.from_named(state, dropout=config.dropout, kind=config.policy)
     history = pd.read_csv(folder / "history.csv")
-    return Run(config=config, history=history, record=manifest["record"], **policies)  # type: ignore[arg-type]
+    return Run(config=config, history=history, record=manifest["record"], **policies)
 
 
 def processor() -> str:

@@ -39,6 +39,9 @@ class Stack:
         labels: the algorithm, and what else a checkpoint must agree with to be gone on with.
     """
 
+    # What a checkpoint's record holds, beside the tensors.
+    plain: tuple[str, ...] = ("step", "seconds", "scores", "rank", "failed")
+
     def __init__(
         self,
         data: dict[str, Tensor],
@@ -127,12 +130,15 @@ class Stack:
 
     def save(self, folder: Path) -> None:
         """Write a checkpoint into a folder."""
+        record = {"identity": self.identity, "threads": torch.get_num_threads()}
+        record |= {name: getattr(self, name) for name in self.plain}
+        checkpoint.save(folder, self.step, self._tensors(), record)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint holds."""
         tensors = {f"{i}.{name}": x for i, learner in enumerate(self.learners) for name, x in learner.state.items()}
         tensors |= {f"row.{step}": row for step, row in self.rows.items()}
-        tensors |= {f"best.{m}": policy.matrix for m, policy in enumerate(self.best) if policy is not None}
-        record = {"identity": self.identity, "threads": torch.get_num_threads()}
-        record |= {name: getattr(self, name) for name in _PLAIN}
-        checkpoint.save(folder, self.step, tensors, record)
+        return tensors | {f"best.{m}": policy.matrix for m, policy in enumerate(self.best) if policy is not None}
 
     def restore(self, folder: Path) -> None:
         """Go on from the newest checkpoint in a folder; without one, stay at the beginning.
@@ -156,8 +162,12 @@ class Stack:
                 f"last bits will differ from an uninterrupted run's.",
                 stacklevel=4,
             )
-        for name in _PLAIN:
+        for name in self.plain:
             setattr(self, name, record[name])
+        self._load(tensors)
+
+    def _load(self, tensors: dict[str, Tensor]) -> None:
+        """The inverse of `_tensors`."""
         for i, learner in enumerate(self.learners):
             for name, value in learner.state.items():
                 value.copy_(tensors[f"{i}.{name}"])
@@ -172,15 +182,6 @@ class Stack:
         """The runs as they stand."""
         policies = self._policies("weights")
         references = self._policies("reference" if self.step > self.config.bc_steps else "weights")
-        record = {
-            "algorithm": self.identity["algorithm"],
-            "seconds": round(self.seconds, 2),
-            "stack": len(self.configs),
-            "device": self.identity["device"],
-            "processor": processor(),
-            "threads": torch.get_num_threads(),
-            "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
-        }
         return [
             Run(
                 config=config,
@@ -188,10 +189,22 @@ class Stack:
                 reference=references[m],
                 best=self.best[m],
                 history=self._history(m),
-                record=record | {"failed_step": self.failed[m] or None},
+                record=self._record(m),
             )
             for m, config in enumerate(self.configs)
         ]
+
+    def _record(self, m: int) -> dict[str, Any]:
+        return {
+            "algorithm": self.identity["algorithm"],
+            "seconds": round(self.seconds, 2),
+            "stack": len(self.configs),
+            "device": self.identity["device"],
+            "processor": processor(),
+            "threads": torch.get_num_threads(),
+            "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+            "failed_step": self.failed[m] or None,
+        }
 
     def _history(self, m: int) -> pd.DataFrame:
         """One row for each reading of the metrics; evaluations stand in the row of their update."""
@@ -205,10 +218,6 @@ class Stack:
                 rows.append({"step": step, "phase": "bc" if cloning else "trac"} | row)
         table = pd.DataFrame(rows, columns=["step", "phase", *METRICS])
         return table.merge(pd.DataFrame(self.scores[m]), on="step", how="outer") if self.scores[m] else table
-
-
-# What a checkpoint's record holds of a Stack, beside its tensors.
-_PLAIN = ("step", "seconds", "scores", "rank", "failed")
 
 
 @contextmanager

@@ -1,14 +1,15 @@
 """train(): clone a reference policy, then train the policy as a classifier of segments (paper, algorithm 1)."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from trac import checkpoint
-from trac.config import ConfigError, TracConfig
+from trac.config import ConfigError, Settings, TracConfig
 from trac.envs import MissingSimulator, make
 from trac.learner import to_device
 from trac.partition import Segments, partition
@@ -82,10 +83,46 @@ def train(
         TrainingError: runs failed; the others are finished and saved.
     """
     configs = [config] if isinstance(config, TracConfig) else list(config)
+
+    def stacks(device: torch.device, folder: Path | None, labels: dict[str, str]) -> Iterator[tuple[list[int], Stack]]:
+        if capture and device.type != "cuda":
+            raise ConfigError(f"capture=True records CUDA graphs, and the device is {device}: leave it out.")
+        segments = [(label or _partition)(data, c) for c in configs]
+        groups: dict[tuple, list[int]] = {}
+        for index, (c, s) in enumerate(zip(configs, segments, strict=True)):
+            groups.setdefault((s.length, *(getattr(c, name) for name in _SHARED)), []).append(index)
+        tensors = to_device(data, device)
+        for number, members in enumerate(groups.values()):
+            stack = Stack(
+                tensors,
+                [segments[i] for i in members],
+                [configs[i] for i in members],
+                folder=folder and folder / "checkpoints" / f"{number:02d}",
+                capture=capture,
+                labels=labels,
+            )
+            yield members, stack
+
+    where: dict[str, Any] = dict(
+        device=device, out=out, resume=resume, progress=progress, checkpoint_every=checkpoint_every
+    )
+    return train_stacks(data, config, stacks, algorithm=algorithm, **where)
+
+
+def train_stacks(
+    data: Trajectories, config, stacks: Callable, *, algorithm, device, out, resume, progress, checkpoint_every
+):
+    """What every method's training shares: the checks, the folder, its lock, and what is returned and raised.
+
+    Args:
+        config: one of the method's configs, or a list.
+        stacks: (device, folder, labels) -> pairs of indices into the configs and a `Stack` that trains those.
+
+    For the others, the result and the errors see `train`.
+    """
+    configs: list[Any] = [config] if isinstance(config, Settings) else list(config)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     folder = None if out is None else Path(out)
-    if capture and device.type != "cuda":
-        raise ConfigError(f"capture=True records CUDA graphs, and the device is {device}: leave it out.")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
             f"device={str(device)!r}, and torch {torch.__version__} sees no CUDA device: use device='cpu'."
@@ -106,34 +143,21 @@ def train(
             )
         make(data.task).close()  # a missing simulator is better known before the training than after it
 
-    segments = [(label or _partition)(data, c) for c in configs]
-    groups: dict[tuple, list[int]] = {}
-    for index, (c, s) in enumerate(zip(configs, segments, strict=True)):
-        groups.setdefault((s.length, *(getattr(c, name) for name in _SHARED)), []).append(index)
     runs: dict[int, Run] = {}
     with checkpoint.locked(folder), _tensor_cores(device):
         if folder and not resume and any(path for pattern in _TRACES for path in folder.glob(pattern)):
             raise ConfigError(f"{folder} holds a run already: pass resume=True to go on with it, or another folder.")
-        tensors = to_device(data, device)
         labels = {"algorithm": algorithm}
         if folder:
             labels["data"] = checkpoint.fingerprint(data.observations, data.actions)
-        for number, members in enumerate(groups.values()):
-            stack = Stack(
-                tensors,
-                [segments[i] for i in members],
-                [configs[i] for i in members],
-                folder=folder and folder / "checkpoints" / f"{number:02d}",
-                capture=capture,
-                labels=labels,
-            )
+        for members, stack in stacks(device, folder, labels):
             if stack.folder and resume:
                 stack.restore(stack.folder)
             stack.run(progress=progress, checkpoint_every=checkpoint_every)
             for index, run in zip(members, stack.runs(), strict=True):
                 runs[index] = run
                 if folder:
-                    run.save(folder if isinstance(config, TracConfig) else folder / f"{index:03d}")
+                    run.save(folder if isinstance(config, Settings) else folder / f"{index:03d}")
 
     finished = [runs[i] for i in range(len(configs))]
     failed = [f"run {i} at update {r.record['failed_step']}" for i, r in enumerate(finished) if r.record["failed_step"]]
@@ -143,7 +167,7 @@ def train(
             f"{len(finished)} runs are finished, and all are in this error's .runs. Lower learning_rate or alpha.",
             finished,
         )
-    return finished[0] if isinstance(config, TracConfig) else finished
+    return finished[0] if isinstance(config, Settings) else finished
 
 
 def _partition(data: Trajectories, config: TracConfig) -> Segments:

@@ -1,0 +1,122 @@
+"""BCQ-Lag: batch-constrained Q-learning (Fujimoto, Meger and Precup, ICML 2019, arXiv 1812.02900) with a Lagrangian.
+
+A VAE proposes actions like the data's, a second network moves each by at most φ, and the multiplier of the cost
+critic's excess over the limit is a PID controller's (Stooke, Achiam and Abbeel, ICML 2020, arXiv 2007.03964), as OSRL
+combines them.
+
+OSRL: 100,000 updates of 512 transitions, four networks of 256-256 for each critic. The defaults here are 5,000
+updates, half the batch and half the width, with two networks. As in OSRL, the policy acts by one sampled code; the
+original takes the best of ten by its critic.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from trac.baselines.common import (
+    VAE,
+    BaselineConfig,
+    BaselinePolicy,
+    LagrangianLearner,
+    adam,
+    descend,
+    mlp,
+    soft_update,
+    target_of,
+    train,
+)
+from trac.trajectories import Trajectories
+
+
+@dataclass(frozen=True)
+class BCQLagConfig(BaselineConfig):
+    """Settings of BCQ-Lag. Source of the published values: OSRL, examples/configs/bcql_configs.py."""
+
+    gamma: float = 0.99  # discount
+    tau: float = 0.005  # share of the new weights in a target network's update
+    hidden: tuple[int, ...] = (128, 128)  # widths of the perturbation's network and of the critics
+    vae_hidden: int = 128  # width of the VAE's two hidden layers
+    beta: float = 0.5  # weight of the VAE's KL term
+    phi: float = 0.05  # Φ, largest change of a proposed action in each dimension
+    critics: int = 1  # networks in each half of each critic
+    samples: int = 4  # proposed actions for each next observation
+    mixture: float = 0.75  # λ of `mixed_maximum`, the weight of the smaller half
+    pid: tuple[float, float, float] = (0.1, 0.003, 0.001)  # gains of the multiplier: proportional, integral, derivative
+    actor_learning_rate: float = 1e-3
+    critic_learning_rate: float = 1e-3
+    vae_learning_rate: float = 1e-3
+
+    published: ClassVar = dict(batch_size=512, hidden=(256, 256), vae_hidden=400, critics=2, samples=10)
+
+
+class Perturbation(nn.Module):
+    """An action moved by at most φ: a + φ ξ(s, a), clipped to [-1, 1]."""
+
+    def __init__(self, obs_dim: int, act_dim: int, hidden: Sequence[int], phi: float):
+        super().__init__()
+        self.phi, self.move = phi, mlp([obs_dim + act_dim, *hidden, act_dim], nn.Tanh)
+
+    def forward(self, observations: Tensor, actions: Tensor) -> Tensor:
+        """(N, obs_dim), (N, act_dim) -> (N, act_dim)."""
+        move = torch.tanh(self.move(torch.cat([observations, actions], -1)))
+        return (actions + self.phi * move).clamp(-1, 1)
+
+
+class Perturbed(BaselinePolicy):
+    """Takes an action from the VAE and perturbs it. After `start(seed)` the codes are drawn from that seed."""
+
+    def __init__(self, obs_dim: int, act_dim: int, config: BCQLagConfig):
+        super().__init__()
+        self.vae = VAE(obs_dim, act_dim, config.vae_hidden)
+        self.perturbation = Perturbation(obs_dim, act_dim, config.hidden, config.phi)
+        self.generator: torch.Generator | None = None
+
+    def start(self, seed: int) -> None:
+        self.generator = torch.Generator(next(self.parameters()).device).manual_seed(seed)
+
+    def actions(self, observations: Tensor) -> Tensor:
+        return self.perturbation(observations, torch.tanh(self.vae.sample(observations, self.generator)))
+
+
+class BCQLag(LagrangianLearner):
+    """One run of BCQ-Lag."""
+
+    algorithm = "bcq_lag"
+    Config = BCQLagConfig
+    policy: Perturbed
+
+    def build(self, data: Trajectories) -> None:
+        self.policy = self.make_policy(self.config, *self.dims)
+        self.build_critics(self.policy.vae)
+        self.perturbation_target = target_of(self.policy.perturbation)
+        self.optimizers["policy"] = adam(self.policy.perturbation.parameters(), self.config.actor_learning_rate)
+
+    @staticmethod
+    def make_policy(config: BCQLagConfig, obs_dim: int, act_dim: int) -> Perturbed:
+        return Perturbed(obs_dim, act_dim, config)
+
+    def update(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        vae, perturbation = self.policy.vae, self.policy.perturbation
+        metrics = self.update_vae(vae, batch)
+        following = batch["next_observations"].repeat_interleave(self.config.samples, 0)
+        with torch.no_grad():
+            actions = self.perturbation_target(following, torch.tanh(vae.sample(following)))
+            proposed = torch.tanh(vae.sample(batch["observations"]))
+        metrics |= self.update_critics(batch, following, actions)
+
+        actions = perturbation(batch["observations"], proposed)
+        q, penalty, of_policy = self.lagrangian(batch["observations"], actions)
+        policy_loss = penalty - q.mean()
+        descend(self.optimizers["policy"], policy_loss)
+
+        self.update_targets()
+        soft_update(self.perturbation_target, perturbation, self.config.tau)
+        return metrics | {"policy_loss": policy_loss} | of_policy
+
+
+def bcq_lag(data: Trajectories, config: BCQLagConfig | Sequence[BCQLagConfig], **options):
+    """Train BCQ-Lag: takes what `trac.train` takes, `capture`, `label` and `algorithm` excepted, with its config."""
+    return train(BCQLag, data, config, **options)

@@ -1,0 +1,134 @@
+"""BEAR-Lag: bootstrapping error accumulation reduction (Kumar et al., NeurIPS 2019, arXiv 1906.00949), Lagrangian.
+
+The policy maximises the critic while its actions stay within a maximum mean discrepancy of a VAE's, which has been
+fitted to the data; a second multiplier, of the cost critic's excess over the limit, is a PID controller's (Stooke,
+Achiam and Abbeel, ICML 2020, arXiv 2007.03964), as OSRL combines them.
+
+OSRL: 300,000 updates of 512 transitions by its file (100,000 in the benchmark's other files, which `osrl()` takes),
+four networks of 256-256 for each critic. The defaults here are 5,000 updates, half the batch and half the
+width, with two networks. The discrepancy is between actions before tanh, as in OSRL and in the authors' code.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from trac.baselines.common import (
+    VAE,
+    BaselineConfig,
+    LagrangianLearner,
+    SquashedGaussian,
+    adam,
+    descend,
+    soft_update,
+    target_of,
+    train,
+)
+from trac.config import ConfigError
+from trac.trajectories import Trajectories
+
+
+@dataclass(frozen=True)
+class BEARLagConfig(BaselineConfig):
+    """Settings of BEAR-Lag. Source of the published values: OSRL, examples/configs/bearl_configs.py."""
+
+    gamma: float = 0.99  # discount
+    tau: float = 0.005  # share of the new weights in a target network's update
+    hidden: tuple[int, ...] = (128, 128)  # widths of actor and critics
+    vae_hidden: int = 128  # width of the VAE's two hidden layers
+    beta: float = 0.5  # weight of the VAE's KL term
+    critics: int = 1  # networks in each half of each critic
+    samples: int = 4  # actions for each next observation
+    mixture: float = 0.75  # λ of `mixed_maximum`, the weight of the smaller half
+    kernel: str = "gaussian"  # of the discrepancy; or "laplacian"
+    mmd_sigma: float = 50.0  # the kernel's width
+    mmd_limit: float = 0.05  # ε, allowed discrepancy
+    mmd_samples: int = 4  # actions for each observation on both sides of the discrepancy
+    pid: tuple[float, float, float] = (0.1, 0.003, 0.001)  # gains of the multiplier: proportional, integral, derivative
+    actor_learning_rate: float = 1e-3
+    critic_learning_rate: float = 1e-3
+    vae_learning_rate: float = 1e-3
+    alpha_learning_rate: float = 1e-3  # of log α, the discrepancy's multiplier
+
+    published: ClassVar = dict(batch_size=512, hidden=(256, 256), vae_hidden=400, critics=2, samples=10, mmd_samples=10)
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.kernel not in ("gaussian", "laplacian"):
+            raise ConfigError(f"kernel={self.kernel!r} must be one of ('gaussian', 'laplacian').")
+
+
+def discrepancy(first: Tensor, second: Tensor, sigma: float, kernel: str) -> Tensor:
+    """Maximum mean discrepancy of two samples: √(E k(x, x') + E k(y, y') - 2 E k(x, y) + 10⁻⁶).
+
+    k(x, y) = exp(-d / 2σ), d the squared distance ("gaussian") or the sum of absolute differences ("laplacian").
+
+    Args:
+        first: (N, n, D).
+        second: (N, m, D).
+
+    Returns:
+        (N,).
+    """
+
+    def mean(x: Tensor, y: Tensor) -> Tensor:
+        gap = x.unsqueeze(2) - y.unsqueeze(1)
+        distance = gap.square().sum(-1) if kernel == "gaussian" else gap.abs().sum(-1)
+        return torch.exp(-distance / (2 * sigma)).mean((1, 2))
+
+    return (mean(first, first) + mean(second, second) - 2 * mean(first, second) + 1e-6).sqrt()
+
+
+class BEARLag(LagrangianLearner):
+    """One run of BEAR-Lag."""
+
+    algorithm = "bear_lag"
+    Config = BEARLagConfig
+    policy: SquashedGaussian
+
+    def build(self, data: Trajectories) -> None:
+        config, (obs_dim, act_dim) = self.config, self.dims
+        self.policy = self.make_policy(config, obs_dim, act_dim)
+        self.vae = VAE(obs_dim, act_dim, config.vae_hidden)
+        self.log_alpha: Tensor
+        self.register_buffer("log_alpha", torch.zeros(()))
+        self.build_critics(self.vae)
+        self.policy_target = target_of(self.policy)
+        self.optimizers["policy"] = adam(self.policy.parameters(), config.actor_learning_rate)
+
+    @staticmethod
+    def make_policy(config: BEARLagConfig, obs_dim: int, act_dim: int) -> SquashedGaussian:
+        return SquashedGaussian(obs_dim, act_dim, config.hidden)
+
+    def update(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        config, s = self.config, batch["observations"]
+        metrics = self.update_vae(self.vae, batch)
+        following = batch["next_observations"].repeat_interleave(config.samples, 0)
+        with torch.no_grad():
+            actions = self.policy_target.sample(following)
+        metrics |= self.update_critics(batch, following, actions)
+
+        repeated = s.repeat_interleave(config.mmd_samples, 0)
+        with torch.no_grad():
+            cloned = self.vae.sample(repeated)
+        raw = self.policy(repeated).rsample()
+        cloned, sampled = (x.view(len(s), config.mmd_samples, -1) for x in (cloned, raw))
+        mmd = discrepancy(cloned, sampled, config.mmd_sigma, config.kernel).mean()
+        q, penalty, of_policy = self.lagrangian(s, torch.tanh(raw[:: config.mmd_samples]))
+        alpha, excess = self.log_alpha.exp(), mmd - config.mmd_limit
+        policy_loss = penalty - q.mean() + alpha * excess
+        descend(self.optimizers["policy"], policy_loss)
+        self.log_alpha += config.alpha_learning_rate * alpha * excess.detach()
+        self.log_alpha.clamp_(-5, 5)
+
+        self.update_targets()
+        soft_update(self.policy_target, self.policy, config.tau)
+        return metrics | {"policy_loss": policy_loss, "mmd": mmd, "alpha": alpha} | of_policy
+
+
+def bear_lag(data: Trajectories, config: BEARLagConfig | Sequence[BEARLagConfig], **options):
+    """Train BEAR-Lag: takes what `trac.train` takes, `capture`, `label` and `algorithm` excepted, with its config."""
+    return train(BEARLag, data, config, **options)

@@ -1,0 +1,361 @@
+"""Constrained decision transformer (Liu et al., ICML 2023, arXiv 2302.07351), as in OSRL.
+
+A causal transformer reads (return to go, cost to go, observation, action) of the last steps and clones the action that
+follows; asked for a high return and a low cost it should take actions like those of such episodes. One trained policy
+serves any limit: see `DecisionTransformer.aim`.
+
+OSRL: 100,000 updates of 2,048 windows of 10 steps, 3 layers of width 128 with 8 heads. The defaults here are 5,000
+updates of 64 windows, 2 layers of width 64 with 4 heads, no dropout: small enough for a CPU. Left out: OSRL's state
+prediction, whose weight is 0, and the thinning of the episodes before the frontier is fitted.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributions import Normal
+
+from trac.baselines.common import (
+    LOG_STD_MAX,
+    LOG_STD_MIN,
+    BaselineConfig,
+    BaselinePolicy,
+    Learner,
+    adam,
+    descend,
+    train,
+)
+from trac.config import ConfigError
+from trac.tasks import get_task
+from trac.trajectories import Trajectories
+
+AUGMENT = 2  # what a random number is for; see `trac.baselines.common`
+COST_SHIFT = 50.0  # the network sees this minus the cost to go (OSRL's cost_transform)
+
+# Return to ask for at each cost limit, degree of the frontier, largest return of a made-up pair, and how much lower an
+# episode's return may be than that of the one it stands in for (OSRL, examples/configs/cdt_configs.py).
+_PUBLISHED: dict[str, tuple[dict[float, float], int, float, float]] = {
+    "AntCircle": ({10: 300, 20: 350, 40: 400}, 2, 500, 100),
+    "AntRun": ({10: 700, 20: 750, 40: 800}, 3, 1000, 150),
+    "BallCircle": ({10: 700, 20: 750, 40: 800}, 2, 1000, 200),
+    "BallRun": ({10: 500, 20: 500, 40: 700}, 2, 1400, 200),
+    "CarCircle": ({10: 450, 20: 500, 50: 550}, 4, 600, 100),
+    "CarRun": ({10: 575, 20: 575, 40: 575}, 0, 600, 100),
+    "DroneCircle": ({10: 700, 20: 750, 40: 800}, 1, 1000, 100),
+    "DroneRun": ({10: 400, 20: 500, 40: 600}, 1, 700, 100),
+}
+
+
+@dataclass(frozen=True)
+class CDTConfig(BaselineConfig):
+    """Settings of CDT. Source of the published values: OSRL, examples/configs/cdt_configs.py."""
+
+    batch_size: int = 64  # windows per update
+    target_return: float | None = None  # return to ask for; None: the best of the data's episodes within the limit
+    context: int = 10  # steps that the policy sees, the present one included
+    width: int = 64  # of the embeddings
+    layers: int = 2
+    heads: int = 4  # of the attention in each layer
+    dropout: float = 0.0  # of embeddings, attention and residuals
+    learning_rate: float = 5e-4  # AdamW
+    weight_decay: float = 1e-4
+    clip: float = 0.25  # largest norm of the gradient
+    warmup_steps: int = 200  # updates of linear warm-up
+    cost_weight: float = 0.02  # of the loss that predicts whether a step costs
+    temperature: float = 0.1  # of the entropy bonus at first
+    sampling_cost: float = 70.0  # episodes are drawn with probability proportional to this minus their cost
+    augment: float = 0.2  # made-up pairs of return and cost, over the number of episodes
+    degree: int = 2  # of the polynomial for the frontier of return over cost
+    ceiling: float | None = None  # largest return of a made-up pair; None: the data's largest
+    decrease: float = 200.0  # an episode that stands in for another may have so much less return
+
+    published: ClassVar = dict(
+        batch_size=2048, width=128, layers=3, heads=8, dropout=0.1, learning_rate=1e-4, warmup_steps=500
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.width % self.heads:
+            raise ConfigError(f"width={self.width} must be a multiple of heads={self.heads}.")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"dropout={self.dropout} must lie in [0, 1).")
+
+    @classmethod
+    def osrl(cls, task: str, cost_limit: float, seed: int = 0) -> Self:
+        """The benchmark's settings, which depend on task and limit; only those of Bullet's tasks are here."""
+        targets, degree, ceiling, decrease = _PUBLISHED.get(task, ({}, 0, 0, 0))
+        if cost_limit not in targets:
+            raise ConfigError(
+                f"no target return is known for {task} at cost_limit={cost_limit:g} (known limits: "
+                f"{', '.join(map(str, targets)) or 'none'}). Set target_return and ceiling in a CDTConfig."
+            )
+        return (
+            super()
+            .osrl(task, cost_limit, seed)
+            .replace(target_return=targets[cost_limit], degree=degree, ceiling=ceiling, decrease=decrease)
+        )
+
+
+def to_go(values: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """(N,) float32 sum of the values from each step to the end of its episode."""
+    total = np.cumsum(values, dtype=np.float64)
+    ends = np.repeat(total[starts + lengths - 1], lengths)
+    return (ends - total + values).astype(np.float32)
+
+
+def frontier(returns: np.ndarray, costs: np.ndarray) -> np.ndarray:
+    """Indices, by rising cost, of the episodes that no other one beats: more return than all that cost no more."""
+    order = np.lexsort((-returns, costs))
+    best = np.maximum.accumulate(returns[order])
+    return order[np.diff(best, prepend=-np.inf) > 0]
+
+
+def made_up(
+    returns: np.ndarray,
+    costs: np.ndarray,
+    *,
+    share: float,
+    degree: int,
+    ceiling: float,
+    decrease: float,
+    generator: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs of cost and return beyond the data's frontier, each with an episode to imitate (CDT's augmentation).
+
+    Args:
+        returns: (E,), of the episodes.
+        costs: (E,).
+        share: number of pairs over E.
+        degree: of the polynomial that is fitted to the frontier.
+        ceiling: largest return.
+        decrease: an episode that comes up again is replaced by one that costs no more and earns at most so much less,
+            the nearer the likelier.
+        generator: of the returns, and of the replacements.
+
+    Returns:
+        (K,) each: the episode nearest in cost and return of those that cost no more, the return, and the cost.
+    """
+    best = frontier(returns, costs)
+    fit = np.polynomial.Polynomial.fit(costs[best], returns[best], min(degree, len(best) - 1))
+    asked_costs = np.linspace(costs.min(), costs.max(), int(share * len(costs)))
+    low = fit(asked_costs) + 1  # OSRL's min_reward
+    asked_returns = generator.uniform(low, np.maximum(low, ceiling))
+    chosen: list[int] = []
+    for cost, gain in zip(asked_costs, asked_returns, strict=True):
+        distance = np.where(costs <= cost, np.hypot(costs - cost, returns - gain), np.inf)
+        nearest = int(distance.argmin())
+        if nearest in chosen:
+            near = (costs <= costs[nearest]) & (returns >= returns[nearest] - decrease)
+            likely = near / (1 + np.hypot(costs - costs[nearest], returns - returns[nearest]))
+            nearest = int(generator.choice(len(costs), p=likely / likely.sum()))
+        chosen.append(nearest)
+    return np.array(chosen, dtype=np.int64), asked_returns, asked_costs
+
+
+class Block(nn.Module):
+    """A transformer layer: causal attention and a network of four times the width, each after a LayerNorm."""
+
+    def __init__(self, width: int, heads: int, dropout: float):
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.norms = nn.ModuleList([nn.LayerNorm(width), nn.LayerNorm(width)])
+        self.attend, self.join = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.widen, self.narrow = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, tokens, width) -> the same."""
+        dropout = self.dropout if self.training else 0.0
+        query, key, value = self.attend(self.norms[0](x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        seen = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True)
+        x = x + F.dropout(self.join(seen.transpose(1, 2).flatten(2)), dropout)
+        return x + F.dropout(self.narrow(F.gelu(self.widen(self.norms[1](x)))), dropout)
+
+
+class DecisionTransformer(BaselinePolicy):
+    """The policy and its memory of an episode: `start`, then `act` and `observe` in turn.
+
+    Attributes:
+        target: (2,) return, scaled, and cost to ask for.
+    """
+
+    def __init__(self, obs_dim: int, act_dim: int, config: CDTConfig):
+        super().__init__()
+        width = config.width
+        self.obs_dim, self.act_dim, self.context, self.scale = obs_dim, act_dim, config.context, config.reward_scale
+        self.horizon, self.dropout = get_task(config.task).max_episode_steps, config.dropout
+        self.times = nn.Embedding(self.horizon, width)
+        self.embed = nn.ModuleList([nn.Linear(size, width) for size in (1, 1, obs_dim, act_dim)])
+        self.norms = nn.ModuleList([nn.LayerNorm(width), nn.LayerNorm(width)])
+        self.blocks = nn.ModuleList([Block(width, config.heads, config.dropout) for _ in range(config.layers)])
+        self.action_head, self.cost_head = nn.Linear(width, 2 * act_dim), nn.Linear(width, 2)
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+            if isinstance(module, nn.Linear):
+                nn.init.zeros_(module.bias)
+        self.target: Tensor
+        self.register_buffer("target", torch.zeros(2))
+        self.start(0)
+
+    def forward(
+        self, observations: Tensor, actions: Tensor, returns: Tensor, costs: Tensor, times: Tensor
+    ) -> tuple[Normal, Tensor]:
+        """What follows each step of a window, from that step and those before it.
+
+        Args:
+            observations: (B, L, obs_dim).
+            actions: (B, L, act_dim); an action is not seen by its own prediction.
+            returns: (B, L) to go, scaled.
+            costs: (B, L) to go.
+            times: (B, L) int64, steps since the episode's start.
+
+        Returns:
+            The action's distribution (B, L, act_dim), and the logits (B, L, 2) that the step costs.
+        """
+        values = (returns.unsqueeze(-1), COST_SHIFT - costs.unsqueeze(-1), observations, actions)
+        tokens = torch.stack([embed(x) for embed, x in zip(self.embed, values, strict=True)], 2)
+        x = self.norms[0]((tokens + self.times(times).unsqueeze(2)).flatten(1, 2))
+        x = F.dropout(x, self.dropout, self.training)
+        for block in self.blocks:
+            x = block(x)
+        x = self.norms[1](x).unflatten(1, (-1, 4))
+        mean, log_std = self.action_head(x[:, :, 2]).chunk(2, dim=-1)
+        std = log_std.clamp(LOG_STD_MIN, LOG_STD_MAX).exp()
+        return Normal(mean, std, validate_args=False), self.cost_head(x[:, :, 3])
+
+    def aim(self, target_return: float, target_cost: float) -> Self:
+        """Ask for this return and this cost of an episode from now on; returns itself."""
+        self.target.copy_(torch.tensor([target_return * self.scale, target_cost]))
+        self.start(0)
+        return self
+
+    def start(self, seed: int) -> None:
+        """Forget the episode. The seed is not used: the policy is deterministic."""
+        self.wanted = [self.target.tolist()]
+        self.seen: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def observe(self, reward: float, cost: float) -> None:
+        """What the last action brought: it is no longer to go."""
+        returns, costs = self.wanted[-1]
+        self.wanted.append([returns - reward * self.scale, costs - cost])
+
+    @torch.inference_mode()
+    def act(self, observation) -> np.ndarray:
+        """The action after the steps since `start`: (obs_dim,) -> (act_dim,)."""
+        self.seen.append((np.asarray(observation, dtype=np.float32), np.zeros(self.act_dim, dtype=np.float32)))
+        if len(self.wanted) != len(self.seen):
+            raise RuntimeError("call observe(reward, cost) after each action, and start(seed) before an episode.")
+        first = max(0, len(self.seen) - self.context)
+        device = self.target.device
+        observations, actions = (
+            torch.as_tensor(np.stack(x), device=device) for x in zip(*self.seen[first:], strict=True)
+        )
+        wanted = torch.tensor(self.wanted[first:], device=device)
+        times = torch.arange(first, len(self.seen), device=device).clamp(max=self.horizon - 1)
+        x = (observations, actions, wanted[:, 0], wanted[:, 1], times)
+        training, _ = self.training, self.eval()
+        action = self(*(part.unsqueeze(0) for part in x))[0].mean[0, -1].clamp(-1, 1).cpu().numpy()
+        self.train(training)
+        self.seen[-1] = (self.seen[-1][0], action)
+        return action
+
+
+class CDT(Learner):
+    """One run of CDT."""
+
+    algorithm = "cdt"
+    Config = CDTConfig
+    policy: DecisionTransformer
+
+    def build(self, data: Trajectories) -> None:
+        config = self.config
+        self.policy = self.make_policy(config, *self.dims)
+        within = data.episode_costs <= config.cost_limit
+        if config.target_return is None and not within.any():
+            raise ConfigError(
+                f"no episode is within cost_limit={config.cost_limit:g} to take target_return from; the smallest cost "
+                f"is {data.episode_costs.min():g}. Set target_return."
+            )
+        asked = config.target_return if config.target_return is not None else float(data.returns[within].max())
+        self.policy.aim(asked, config.cost_limit)
+        self.log_temperature = nn.Parameter(torch.tensor(math.log(config.temperature)))
+        self.to(self.device)
+        weights = dict(lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
+        self.optimizers = {
+            "policy": torch.optim.AdamW(self.policy.parameters(), **weights),
+            "temperature": adam([self.log_temperature], 1e-4),  # OSRL's rate
+        }
+        self._lay_out(data)
+
+    def _lay_out(self, data: Trajectories) -> None:
+        """Episodes with what is to go in them, the made-up pairs after the real ones."""
+        config, key = self.config, np.random.SeedSequence(self.config.seed, spawn_key=(AUGMENT,))
+        episodes, returns, costs = made_up(
+            data.returns,
+            data.episode_costs,
+            share=config.augment,
+            degree=config.degree,
+            ceiling=data.returns.max() if config.ceiling is None else config.ceiling,
+            decrease=config.decrease,
+            generator=np.random.default_rng(key),
+        )
+        episodes = np.concatenate([np.arange(len(data.starts)), episodes])
+        returns, costs = np.concatenate([data.returns, returns]), np.concatenate([data.episode_costs, costs])
+        chance = np.maximum(0, config.sampling_cost - costs)
+        if not chance.any():
+            raise ConfigError(f"every episode costs sampling_cost={config.sampling_cost:g} or more: raise it.")
+        arrays = {
+            "starts": data.starts[episodes],
+            "lengths": data.lengths[episodes],
+            "chance": chance.astype(np.float32),
+            "return_shift": ((returns - data.returns[episodes]) * config.reward_scale).astype(np.float32),
+            "cost_shift": (costs - data.episode_costs[episodes]).astype(np.float32),
+        }
+        self.episodes = {name: torch.as_tensor(array, device=self.device) for name, array in arrays.items()}
+        for name, values in (("returns", data.rewards * np.float32(config.reward_scale)), ("to_pay", data.costs)):
+            self.data[name] = torch.as_tensor(to_go(values, data.starts, data.lengths), device=self.device)
+
+    @staticmethod
+    def make_policy(config: CDTConfig, obs_dim: int, act_dim: int) -> DecisionTransformer:
+        return DecisionTransformer(obs_dim, act_dim, config)
+
+    def batch(self) -> dict[str, Tensor]:
+        """Windows of `context` steps from a random start on; `mask` is 0 beyond the end of the episode."""
+        which = torch.multinomial(self.episodes["chance"], self.config.batch_size, replacement=True)
+        drawn = {name: values[which].unsqueeze(1) for name, values in self.episodes.items()}
+        start = (torch.rand(which.shape, device=self.device).unsqueeze(1) * drawn["lengths"]).long()
+        times = start + torch.arange(self.config.context, device=self.device)
+        mask, times = times < drawn["lengths"], torch.minimum(times, drawn["lengths"] - 1)
+        rows = drawn["starts"] + times
+        batch = {name: self.data[name][rows] for name in ("observations", "actions", "costs")}
+        batch["returns"] = self.data["returns"][rows] + drawn["return_shift"]
+        batch["to_pay"] = self.data["to_pay"][rows] + drawn["cost_shift"]
+        return batch | {"mask": mask, "times": times}
+
+    def update(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        config, mask = self.config, batch["mask"]
+        names = ("observations", "actions", "returns", "to_pay", "times")
+        following, logits = self.policy(*(batch[name] for name in names))
+        log_prob, entropy = following.log_prob(batch["actions"])[mask].mean(), following.entropy()[mask].mean()
+        costly = (batch["costs"] > 0).long()
+        cost_loss = (F.cross_entropy(logits.flatten(0, 1), costly.flatten(), reduction="none") * mask.flatten()).mean()
+        temperature = self.log_temperature.exp()
+        policy_loss = -(log_prob + temperature.detach() * entropy)
+        for group in self.optimizers["policy"].param_groups:
+            group["lr"] = config.learning_rate * min(1.0, self.step / max(1, config.warmup_steps))
+        descend(self.optimizers["policy"], policy_loss + config.cost_weight * cost_loss, config.clip)
+        # OSRL's target entropy: minus the number of dimensions, for the mean over them.
+        descend(self.optimizers["temperature"], temperature * (entropy.detach() + self.dims[1]))
+        accuracy = ((logits.argmax(-1) == costly) * mask).sum() / mask.sum()
+        losses = {"policy_loss": policy_loss, "log_prob": log_prob, "entropy": entropy, "cost_loss": cost_loss}
+        return losses | {"cost_accuracy": accuracy, "temperature": temperature}
+
+
+def cdt(data: Trajectories, config: CDTConfig | Sequence[CDTConfig], **options):
+    """Train CDT: takes what `trac.train` takes, `capture`, `label` and `algorithm` excepted, with its own config."""
+    return train(CDT, data, config, **options)

@@ -1,0 +1,171 @@
+"""COptiDICE: offline constrained RL by stationary distribution correction (Lee et al., ICLR 2022, arXiv 2204.08957).
+
+It looks for the ratio w(s, a) of the discounted visits of the best policy within the limit to the data's visits,
+
+max_w E_D[w r] - α E_D[f(w)]  subject to  E_D[w c] <= l',  and w D being the visits of some policy,
+
+through its dual in ν(s), the multipliers of that last condition, and λ >= 0, the cost's multiplier; then it clones the
+data with the weights w. The cost is not E_D[w c], but an upper bound of it over distributions near the data's.
+
+OSRL: 100,000 updates of 512 transitions, two networks of 256-256 for ν and for χ, learning rate 1e-4. The defaults here
+are 5,000 updates, half the batch and half the width, with ten times the learning rate. w D sums to 1, so
+E_D[w c] is a cost per step and its limit is l' = (1 - γ) times that of a cost critic (see `discounted_limit`). OSRL's
+code leaves (1 - γ) out, which makes the limit a hundred times as wide: `normalized_limit=False` repeats that. What else
+differs from its code: its Gaussian is fitted to the actions and squashed by tanh when it acts, where here it is fitted
+to what tanh takes to the actions; and the weights of the cost's bound are constants in χ's gradient, as its exact
+gradient has it.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trac.baselines.common import BaselineConfig, Ensemble, Learner, SquashedGaussian, adam, descend, train
+from trac.config import ConfigError
+from trac.trajectories import Trajectories
+
+LARGEST = 1 - 1e-3  # an action is clipped to ± this before atanh
+
+
+@dataclass(frozen=True)
+class COptiDICEConfig(BaselineConfig):
+    """Settings of COptiDICE. Source of the published values: OSRL, examples/configs/coptidice_configs.py."""
+
+    gamma: float = 0.99  # discount, below 1
+    hidden: tuple[int, ...] = (128, 128)  # widths of actor, ν and χ
+    critics: int = 2  # networks of ν and of χ, of which the smallest value counts
+    alpha: float = 0.5  # weight of the divergence from the data
+    cost_epsilon: float = 0.01  # KL within which the cost's upper bound is taken; 0: no bound, the estimate itself
+    normalized_limit: bool = True  # False: OSRL's wider limit
+    noise: float = 0.1  # of observations and actions in the cloning, in their standard deviations
+    actor_learning_rate: float = 1e-3
+    critic_learning_rate: float = 1e-3
+    scalar_learning_rate: float = 1e-3  # of λ and of the bound's temperature
+
+    published: ClassVar = dict(
+        batch_size=512,
+        hidden=(256, 256),
+        normalized_limit=False,
+        actor_learning_rate=1e-4,
+        critic_learning_rate=1e-4,
+        scalar_learning_rate=1e-4,
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.gamma == 1 or self.alpha == 0:
+            raise ConfigError(f"gamma={self.gamma} must be below 1, and alpha={self.alpha} above 0.")
+
+
+def divergence(w: Tensor) -> Tensor:
+    """f(w), the soft χ²: w (log w - 1) + 1 below 1, ½ (w - 1)² from there on."""
+    below = w.clamp(1e-10, 1)
+    return torch.where(w < 1, below * (below.log() - 1) + 1, 0.5 * (w - 1).square())
+
+
+def inverse_slope(y: Tensor) -> Tensor:
+    """(f')⁻¹(y): exp(y) below 0, y + 1 from there on; above 0 everywhere."""
+    return torch.where(y < 0, y.clamp(max=0).exp(), y + 1)
+
+
+def advantage(batch: dict[str, Tensor], nu: Tensor, nu_next: Tensor, multiplier: Tensor, gamma: float) -> Tensor:
+    """e(s, a) = r - λ c + γ ν(s') - ν(s), with ν(s') = 0 after the end: (N,)."""
+    following = gamma * (1 - batch["done"]) * nu_next
+    return batch["rewards"] - multiplier * batch["costs"] + following - nu
+
+
+def dual_loss(e: Tensor, nu_first: Tensor, alpha: float, gamma: float) -> Tensor:
+    """(1 - γ) E[ν(s_0)] + E_D[w e - α f(w)] with w = (f')⁻¹(e / α), the w that maximises it; ν minimises it.
+
+    Args:
+        e: (N,), see `advantage`.
+        nu_first: (N,) whose mean is E[ν(s_0)].
+    """
+    w = inverse_slope(e / alpha).detach()
+    return (1 - gamma) * nu_first.mean() + (w * e - alpha * divergence(w)).mean()
+
+
+class COptiDICE(Learner):
+    """One run of COptiDICE."""
+
+    algorithm = "coptidice"
+    Config = COptiDICEConfig
+    policy: SquashedGaussian
+
+    def build(self, data: Trajectories) -> None:
+        config, (obs_dim, act_dim) = self.config, self.dims
+        self.policy = self.make_policy(config, obs_dim, act_dim)
+        self.nu = Ensemble(config.critics, [obs_dim, *config.hidden])
+        self.chi = Ensemble(config.critics, [obs_dim, *config.hidden])
+        self.multiplier, self.temperature = (
+            nn.Parameter(torch.ones(())),
+            nn.Parameter(torch.ones(())),
+        )  # before softplus
+        self.to(self.device)
+        rates = (config.actor_learning_rate, config.critic_learning_rate, config.scalar_learning_rate)
+        self.optimizers = {
+            "policy": adam(self.policy.parameters(), rates[0]),
+            "nu": adam(self.nu.parameters(), rates[1]),
+            "chi": adam(self.chi.parameters(), rates[1]),
+            "multiplier": adam([self.multiplier], rates[2]),
+            "temperature": adam([self.temperature], rates[2]),
+        }
+        self.first = len(data.starts) / len(data)  # share of transitions that begin an episode
+        self.spread = {name: config.noise * self.data[name].std(0) for name in ("observations", "actions")}
+
+    @staticmethod
+    def make_policy(config: COptiDICEConfig, obs_dim: int, act_dim: int) -> SquashedGaussian:
+        return SquashedGaussian(obs_dim, act_dim, config.hidden)
+
+    def limit(self) -> float:
+        return super().limit() * (1 - self.config.gamma if self.config.normalized_limit else 1)
+
+    def update(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        config, optimizers, first = self.config, self.optimizers, batch["first"] / self.first
+        multiplier = F.softplus(self.multiplier)
+        nu, nu_next = (self.nu(batch[name]).amin(0) for name in ("observations", "next_observations"))
+        e = advantage(batch, nu, nu_next, multiplier.detach(), config.gamma)
+        w = inverse_slope(e / config.alpha).detach()
+
+        cost, metrics = self._cost_bound(batch, w, first) if config.cost_epsilon else ((w * batch["costs"]).mean(), {})
+        nu_loss = dual_loss(e, nu * first, config.alpha, config.gamma)
+        descend(optimizers["nu"], nu_loss)
+        descend(optimizers["multiplier"], multiplier * (self.limit() - cost))
+
+        with torch.no_grad():
+            nu, nu_next = (self.nu(batch[name]).amin(0) for name in ("observations", "next_observations"))
+            w = inverse_slope(advantage(batch, nu, nu_next, multiplier, config.gamma) / config.alpha)
+        s, a = (batch[name] + spread * torch.randn_like(batch[name]) for name, spread in self.spread.items())
+        policy_loss = -(w * self.policy(s).log_prob(torch.atanh(a.clamp(-LARGEST, LARGEST))).sum(-1)).mean()
+        descend(optimizers["policy"], policy_loss)
+        metrics |= {"nu_loss": nu_loss, "policy_loss": policy_loss, "weight": w.mean(), "cost": cost}
+        return metrics | {"multiplier": multiplier}
+
+    def _cost_bound(self, batch: dict[str, Tensor], w: Tensor, first: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Upper bound of the cost per step over distributions within KL ε of the batch's, and metrics; moves χ and τ.
+
+        The worst distribution has the weights softmax(ℓ / τ), ℓ = (1 - γ) χ(s_0) + w (c + γ χ(s') - χ(s)); χ minimises
+        τ log E exp(ℓ / τ), and τ makes the KL ε.
+        """
+        config, size = self.config, len(w)
+        temperature = F.softplus(self.temperature)
+        chi, chi_next = (self.chi(batch[name]).amin(0) for name in ("observations", "next_observations"))
+        flow = batch["costs"] + config.gamma * (1 - batch["done"]) * chi_next - chi
+        logits = ((1 - config.gamma) * chi * first + w * flow) / temperature.detach()
+        chi_loss = temperature.detach() * (logits.logsumexp(0) - math.log(size))
+        log_weights = logits.detach().log_softmax(0) + math.log(size)
+        weights = log_weights.exp()
+        kl = (weights * log_weights - weights + 1).mean()
+        descend(self.optimizers["chi"], chi_loss)
+        descend(self.optimizers["temperature"], temperature * (config.cost_epsilon - kl))
+        return (weights * w * batch["costs"]).mean(), {"chi_loss": chi_loss, "kl": kl, "temperature": temperature}
+
+
+def coptidice(data: Trajectories, config: COptiDICEConfig | Sequence[COptiDICEConfig], **options):
+    """Train COptiDICE: takes what `trac.train` takes, `capture`, `label` and `algorithm` excepted, with its config."""
+    return train(COptiDICE, data, config, **options)

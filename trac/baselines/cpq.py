@@ -1,0 +1,149 @@
+"""Constraints penalized Q-learning (Xu, Zhan and Zhu, AAAI 2022, arXiv 2107.09003), with OSRL's networks and settings.
+
+The cost critic is pushed above the limit on actions of the policy that the data does not hold, which a VAE tells by
+the KL divergence of their code; and where it is above the limit, neither the reward critic nor the policy gets credit.
+
+OSRL: 100,000 updates of 512 transitions, two networks of 256-256 for each critic. The defaults here are 5,000 updates,
+half the batch and half the width. What differs from OSRL's code: actions are sampled after tanh, as the
+policy takes them, where its penalty takes them before; E[Q_c] over unseen actions is the mean over those alone, where
+its mean counts zeros for the others. In its code the penalty has no gradient: `penalty=False` repeats that.
+
+Where all actions of a batch are above the limit the policy's loss has no gradient, and the policy stays as it is: watch
+the history's `safe`, the share of them that is not.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from trac.baselines.common import (
+    VAE,
+    BaselineConfig,
+    Ensemble,
+    Learner,
+    SquashedGaussian,
+    adam,
+    bellman_target,
+    critic_loss,
+    descend,
+    kl_to_standard_normal,
+    soft_update,
+    target_of,
+    train,
+)
+from trac.trajectories import Trajectories
+
+
+@dataclass(frozen=True)
+class CPQConfig(BaselineConfig):
+    """Settings of CPQ. Source of the published values: OSRL, examples/configs/cpq_configs.py."""
+
+    gamma: float = 0.99  # discount
+    tau: float = 0.005  # share of the new weights in a target network's update
+    hidden: tuple[int, ...] = (128, 128)  # widths of actor and critics
+    vae_hidden: int = 128  # width of the VAE's two hidden layers
+    beta: float = 0.5  # weight of the VAE's KL term
+    critics: int = 2  # networks of each critic, of which the smallest value counts
+    samples: int = 4  # actions of the policy for each observation in the penalty
+    unseen: float = 0.25  # share of those that counts as unseen: the highest KL
+    margin: float = 1.5  # unseen actions shall cost this times the limit
+    penalty: bool = True  # False: no gradient of the penalty
+    actor_learning_rate: float = 1e-4
+    critic_learning_rate: float = 1e-3
+    vae_learning_rate: float = 1e-3
+    alpha_learning_rate: float = 1e-4  # of log α, the penalty's multiplier
+
+    published: ClassVar = dict(batch_size=512, hidden=(256, 256), vae_hidden=400, samples=10, penalty=False)
+
+
+def penalised(q: Tensor, cost: Tensor, limit: float) -> Tensor:
+    """1[Q_c <= l] Q: no credit where the limit is not kept; (N,), (N,) -> (N,)."""
+    return (cost <= limit) * q
+
+
+def unseen_cost(cost: Tensor, kl: Tensor, share: float) -> Tensor:
+    """Mean cost of the actions with the highest KL, a share of them all: (n, N), (n, N) -> ()."""
+    unseen = kl >= torch.quantile(kl, 1 - share)
+    return (cost * unseen).sum() / unseen.sum()
+
+
+class CPQ(Learner):
+    """One run of CPQ."""
+
+    algorithm = "cpq"
+    Config = CPQConfig
+    policy: SquashedGaussian
+
+    def build(self, data: Trajectories) -> None:
+        config, (obs_dim, act_dim) = self.config, self.dims
+        sizes = [obs_dim + act_dim, *config.hidden]
+        self.policy = self.make_policy(config, obs_dim, act_dim)
+        self.critic, self.cost_critic = Ensemble(config.critics, sizes), Ensemble(config.critics, sizes)
+        self.vae = VAE(obs_dim, act_dim, config.vae_hidden)
+        self.log_alpha: Tensor
+        self.register_buffer("log_alpha", torch.zeros(()))
+        self.to(self.device)
+        self.critic_target, self.cost_target = target_of(self.critic), target_of(self.cost_critic)
+        self.optimizers = {
+            "policy": adam(self.policy.parameters(), config.actor_learning_rate),
+            "critic": adam(self.critic.parameters(), config.critic_learning_rate),
+            "cost_critic": adam(self.cost_critic.parameters(), config.critic_learning_rate),
+            "vae": adam(self.vae.parameters(), config.vae_learning_rate),
+        }
+
+    @staticmethod
+    def make_policy(config: CPQConfig, obs_dim: int, act_dim: int) -> SquashedGaussian:
+        return SquashedGaussian(obs_dim, act_dim, config.hidden)
+
+    def update(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        config, limit, optimizers = self.config, self.limit(), self.optimizers
+        s, a, following = batch["observations"], batch["actions"], batch["next_observations"]
+
+        vae_loss = self.vae.loss(s, a, config.beta)
+        descend(optimizers["vae"], vae_loss)
+
+        with torch.no_grad():
+            a_next = self.policy.sample(following)
+            q_next = self.critic_target(following, a_next).amin(0)
+            cost_next = self.cost_target(following, a_next).amin(0)
+        credit = penalised(q_next, cost_next, limit)
+        target = bellman_target(batch["rewards"], credit, config.gamma, batch["done"])
+        q_loss = critic_loss(self.critic(s, a), target)
+        descend(optimizers["critic"], q_loss)
+
+        # As in OSRL, the cost goes on after the end of an episode: see `discounted_limit`.
+        target = bellman_target(batch["costs"], cost_next, config.gamma)
+        cost_loss = critic_loss(self.cost_critic(s, a), target)
+        excess = config.margin * limit - self._unseen_cost(s)
+        alpha = self.log_alpha.exp()
+        descend(optimizers["cost_critic"], cost_loss + alpha * excess if config.penalty else cost_loss)
+        self.log_alpha += config.alpha_learning_rate * alpha * excess.detach()
+        self.log_alpha.clamp_(-5, 5)
+
+        actions = self.policy.sample(s)
+        q, cost = self.critic(s, actions).amin(0), self.cost_critic(s, actions).amin(0)
+        policy_loss = -penalised(q, cost, limit).mean()
+        descend(optimizers["policy"], policy_loss)
+
+        soft_update(self.critic_target, self.critic, config.tau)
+        soft_update(self.cost_target, self.cost_critic, config.tau)
+        safe = (cost <= limit).float().mean()
+        losses = {"vae_loss": vae_loss, "critic_loss": q_loss, "cost_critic_loss": cost_loss}
+        return losses | {"policy_loss": policy_loss, "q": q.mean(), "cost_q": cost.mean(), "safe": safe, "alpha": alpha}
+
+    def _unseen_cost(self, observations: Tensor) -> Tensor:
+        """Q_c of the policy's unseen actions, with a gradient to the cost critic alone."""
+        with torch.no_grad():
+            repeated = observations.repeat(self.config.samples, 1)
+            actions = self.policy.sample(repeated)
+            kl = kl_to_standard_normal(*self.vae.encode(repeated, actions)).mean(-1)
+        cost = self.cost_critic(repeated, actions).amin(0)
+        return unseen_cost(cost, kl, self.config.unseen)
+
+
+def cpq(data: Trajectories, config: CPQConfig | Sequence[CPQConfig], **options):
+    """Train CPQ: takes what `trac.train` takes, `capture`, `label` and `algorithm` excepted, with its own config."""
+    return train(CPQ, data, config, **options)
