@@ -6,8 +6,10 @@ and in what is registered with gym. What was run is the release with both put ri
 """
 
 import importlib
+import io
 import os
 import sys
+from contextlib import redirect_stderr
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -63,12 +65,12 @@ def build(task: Task) -> gym.Env:
 
 @cache
 def _classes():
-    # dsrl prints a warning on import when another suite's simulator is missing.
-    os.environ.setdefault("DSRL_SUPPRESS_IMPORT_ERROR", "1")
     # The release registers its own environments in a way that gym 0.26 no longer has; the fork registers none.
     sys.modules.setdefault("metadrive.register", ModuleType("metadrive.register"))
     # The release uses names that NumPy 1.24 took away, where the fork has these types.
     for name, kind in dict(float=np.float32, int=np.int64, bool=np.bool_).items():
         if name not in vars(np):
             setattr(np, name, kind)
-    return importlib.import_module("dsrl.offline_metadrive.gym_envs")
+    # dsrl warns of other suites' simulators that are missing, and the old gym of its age.
+    with redirect_stderr(io.StringIO()):
+        return importlib.import_module("dsrl.offline_metadrive.gym_envs")

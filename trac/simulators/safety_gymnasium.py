@@ -4,7 +4,9 @@ It needs gymnasium 0.28 and NumPy 1, and so an environment of its own: `make saf
 """
 
 import importlib
+import io
 import os
+from contextlib import redirect_stderr
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -46,6 +48,12 @@ class SafetyGymnasium(gym.Wrapper):
                 f"comes with: sudo apt-get install libegl1 libgl1-mesa-dri"
             ) from error
 
+    def close(self):
+        viewers = getattr(getattr(self.env, "task", None), "_viewers", {})
+        for viewer in viewers.values():  # the navigation tasks leave theirs open, which complains at exit
+            viewer.close()
+        super().close()
+
 
 class _Colour(np.ndarray):
     __hash__ = object.__hash__  # type: ignore[assignment]
@@ -59,8 +67,6 @@ def build(task: Task) -> gym.Env:
 
 @cache
 def _classes():
-    # dsrl prints a warning on import when another suite's simulator is missing.
-    os.environ.setdefault("DSRL_SUPPRESS_IMPORT_ERROR", "1")
     colours: Any = importlib.import_module("safety_gymnasium.assets.color").COLOR
     # They are defaults of dataclasses, which Python 3.11 refuses where they have no hash.
     colours.update({name: value.view(_Colour) for name, value in colours.items()})
@@ -69,4 +75,6 @@ def _classes():
     assets = world.yaml.safe_load(Path(world.BASE_DIR, "configs", "assets.yaml").read_text())
     assets["textures"]["skybox"] = SKY | {"@width": "256", "@height": "256"}
     world.yaml = SimpleNamespace(load=lambda file, Loader: assets, FullLoader=None)
-    return importlib.import_module("dsrl.offline_safety_gymnasium.gym_envs")
+    # dsrl warns of other suites' simulators that are missing, and the old gym of its age.
+    with redirect_stderr(io.StringIO()):
+        return importlib.import_module("dsrl.offline_safety_gymnasium.gym_envs")
