@@ -156,9 +156,7 @@ class Drive:
 
 def test_an_old_gym_simulator_is_evaluated(old_simulator):
     def episodes(seed):
-        return trac.evaluate(
-            Drive(), task="easydense", cost_limit=10, episodes=3, seed=seed, workers=1
-        ).episodes
+        return trac.evaluate(Drive(), task="easydense", cost_limit=10, episodes=3, seed=seed, workers=1).episodes
 
     first, again, other = episodes(0), episodes(0), episodes(1)
     pd.testing.assert_frame_equal(first, again, check_exact=True)

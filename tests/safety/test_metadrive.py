@@ -14,9 +14,9 @@ from trac.simulators import metadrive
 TASKS = [task.name for task in trac.TASKS.values() if task.suite == "metadrive"]
 
 
-class Drive:
+class Swerve:
     def act(self, observation):
-        return np.array([0.0, 0.3], dtype=np.float32)
+        return np.array([0.2, 1.0], dtype=np.float32)
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -26,7 +26,7 @@ def test_a_task_is_trained_evaluated_and_drawn(task):
     run = trac.train(data, suites.settings(data), progress=False)
     assert run.history.loss.notna().all()
     first, again = (
-        trac.evaluate(Drive(), task=task, cost_limit=10, episodes=2, seed=1, workers=1).episodes for _ in range(2)
+        trac.evaluate(Swerve(), task=task, cost_limit=10, episodes=2, seed=1, workers=1).episodes for _ in range(2)
     )
     pd.testing.assert_frame_equal(first, again, check_exact=True)
     assert first.length.max() <= 1000
@@ -41,7 +41,7 @@ def test_a_task_is_trained_evaluated_and_drawn(task):
 def test_a_seed_is_the_traffic_and_not_the_road():
     def observations(seed):
         env = envs.make("easydense")
-        found = [env.reset(seed=seed)[0]] + [env.step(Drive().act(None))[0] for _ in range(60)]
+        found = [env.reset(seed=seed)[0]] + [env.step(Swerve().act(None))[0] for _ in range(60)]
         env.close()
         return np.array(found)
 

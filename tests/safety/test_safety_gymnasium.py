@@ -14,8 +14,16 @@ from trac.simulators import safety_gymnasium
 
 # Dimensions of observations and actions: a robot's own senses and 16 lidar beams for each kind of object.
 DIMENSIONS = {
-    **{f"Car{name}{level}": (size, 2) for name, size in dict(Button=88, Circle=40, Goal=72, Push=88).items() for level in (1, 2)},
-    **{f"Point{name}{level}": (size, 2) for name, size in dict(Button=76, Circle=28, Goal=60, Push=76).items() for level in (1, 2)},
+    **{
+        f"Car{name}{level}": (size, 2)
+        for name, size in dict(Button=88, Circle=40, Goal=72, Push=88).items()
+        for level in (1, 2)
+    },
+    **{
+        f"Point{name}{level}": (size, 2)
+        for name, size in dict(Button=76, Circle=28, Goal=60, Push=76).items()
+        for level in (1, 2)
+    },
     **dict(AntVelocity=(27, 8), HalfCheetahVelocity=(17, 6), HopperVelocity=(11, 3), SwimmerVelocity=(8, 2)),
     "Walker2dVelocity": (17, 6),
 }
