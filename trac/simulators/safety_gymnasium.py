@@ -29,7 +29,7 @@ class SafetyGymnasium(gym.Wrapper):
     """Safety-Gymnasium's step of six values as Gymnasium's five, and its drawing without a display."""
 
     def step(self, action):
-        observation, reward, cost, terminated, truncated, info = self.env.step(action)  # type: ignore[misc]
+        observation, reward, cost, terminated, truncated, info = self.env.step(action)
         return observation, reward, terminated, truncated, info | {"cost": cost}
 
     def render(self):
