@@ -36,8 +36,8 @@ check-py312: # make test with Python 3.12 in an environment of its own
 
 safety: $(SAFETY)/.stamp # the environment of Safety-Gymnasium and MetaDrive, .venv-safety; needs Python 3.11
 
-test-safety: safety # the tests of their tasks
-	$(SAFETY)/bin/python -m pytest tests/safety
+test-safety: safety # the tests of their tasks (TASKS="CarGoal1 or easydense": of some)
+	$(SAFETY)/bin/python -m pytest $(if $(TASKS),-k "$(TASKS)") tests/safety
 
 lint: $(STAMP) # ruff and mypy
 	$(BIN)/ruff check
