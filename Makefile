@@ -3,12 +3,14 @@ PYTHONS := python3.11 python3.12 python3.13 python3
 VENV ?= .venv
 STAMP := $(VENV)/.stamp
 BIN := $(VENV)/bin
+SAFETY := .venv-safety
 
 # A python3 kernel installed for the user must not win over the one in the virtual environment.
 export JUPYTER_PREFER_ENV_PATH := 1
 unexport JUPYTER_PATH
 
-.PHONY: book notebooks html test test-all check-py312 lint bench bench-scale datasets studies set-repository clean .venv
+.PHONY: book notebooks html test test-all check-py312 safety test-safety lint bench bench-scale datasets studies suites
+.PHONY: set-repository clean .venv
 
 book: # execute the stale notebooks (FORCE=1: all) and build the book
 	@$(MAKE) --no-print-directory notebooks
@@ -32,6 +34,11 @@ test-all: $(STAMP) # the slow tests and every notebook
 check-py312: # make test with Python 3.12 in an environment of its own
 	$(MAKE) test PYTHON=python3.12 VENV=.venv-3.12
 
+safety: $(SAFETY)/.stamp # the environment of Safety-Gymnasium and MetaDrive, .venv-safety; needs Python 3.11
+
+test-safety: safety # the tests of their tasks (TASKS="CarGoal1 or easydense": of some)
+	$(SAFETY)/bin/python -m pytest $(if $(TASKS),-k "$(TASKS)") tests/safety
+
 lint: $(STAMP) # ruff and mypy
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -49,6 +56,10 @@ datasets: $(STAMP) # remake the packaged datasets
 studies: $(STAMP) # run the points of the book's studies that are missing in runs/studies, and write their tables
 	$(BIN)/python book/studies.py all
 	$(BIN)/python book/shift.py
+
+suites: $(STAMP) safety # try all 38 tasks: book/results/suites.csv
+	$(BIN)/python book/suites.py
+	$(SAFETY)/bin/python book/suites.py
 
 set-repository: $(STAMP) # URL=...: write the repository's address into every file that names it
 	$(BIN)/python book/repository.py $(URL)
@@ -83,4 +94,14 @@ $(STAMP): pyproject.toml constraints.txt requirements-no-deps.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[bullet,book,sweep,baselines,tests]"
 	$(BIN)/python -m pip install --quiet --no-deps --requirement requirements-no-deps.txt
 	$(BIN)/python -m ipykernel install --prefix $(VENV) --name python3 --display-name "Python 3" >/dev/null
+	@touch $@
+
+$(SAFETY)/.stamp: pyproject.toml requirements-no-deps.txt requirements-safety.txt requirements-safety-no-deps.txt
+	@if ! python3.11 -c "import venv, ensurepip" 2>/dev/null; then \
+	    echo "Safety-Gymnasium needs MuJoCo 2.3.3, which needs Python 3.11: no python3.11 that can make environments."; exit 1; \
+	fi
+	python3.11 -m venv $(SAFETY)
+	$(SAFETY)/bin/python -m pip install --quiet --constraint requirements-safety.txt torch
+	$(SAFETY)/bin/python -m pip install --quiet --requirement requirements-safety.txt
+	$(SAFETY)/bin/python -m pip install --quiet --no-deps --requirement requirements-safety-no-deps.txt --editable .
 	@touch $@

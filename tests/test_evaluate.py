@@ -6,9 +6,9 @@ import pandas as pd
 import pytest
 
 import trac
-from trac import envs
 from trac.envs import MissingSimulator, OptionError, make
 from trac.evaluate import Evaluation, differences, interval, rollout, summarize
+from trac.simulators import bullet
 
 TASK = dict(task="BallRun", cost_limit=20)
 
@@ -67,7 +67,7 @@ def test_a_script_a_kernel_and_pytest_see_the_same_episodes():
 
 def test_scores_are_those_of_dsrl():
     episodes = trac.evaluate(Push(), **TASK, episodes=2, workers=1).episodes
-    envs._bullet_classes(trac.TASKS["BallRun"])
+    bullet._classes()
     from dsrl import infos
     from dsrl.offline_env import OfflineEnv
 
@@ -115,14 +115,9 @@ def test_a_missing_package_is_named_with_its_command(monkeypatch):
     def fail(name, *rest):
         raise ImportError(f"No module named {name!r}")
 
-    monkeypatch.setattr(envs.importlib, "import_module", fail)
-    with pytest.raises(MissingSimulator, match="BallRun needs Bullet-Safety-Gym.*pip install pybullet"):
+    monkeypatch.setattr(bullet.importlib, "import_module", fail)
+    with pytest.raises(MissingSimulator, match="BallRun cannot be .*Bullet-Safety-Gym: pip install pybullet"):
         make("BallRun")
-
-
-def test_a_suite_without_simulator_says_so():
-    with pytest.raises(MissingSimulator, match="CarGoal1 belongs to the suite safety_gymnasium"):
-        make("CarGoal1")
 
 
 def test_no_episodes_is_refused():

@@ -48,7 +48,18 @@ def test_each_requirement_is_pinned_within_its_bounds():
         assert requirement.specifier.contains(pin.version), f"{requirement} against {pin}"
 
 
-@pytest.mark.parametrize("name", ["book/colab_setup.py", "trac/envs.py"])
+def test_the_environment_of_other_simulators_has_what_trac_needs():
+    pins = {canonicalize_name(r.name): r for r in map(Requirement, lines("requirements-safety.txt"))}
+    for requirement in map(Requirement, PROJECT["dependencies"]):
+        (pin,) = pins[canonicalize_name(requirement.name)].specifier
+        assert pin.operator == "==" and requirement.specifier.contains(pin.version), f"{requirement} against {pin}"
+    # What Safety-Gymnasium 0.4.0 runs with: it fails on newer ones.
+    assert {str(pins[name]) for name in ("gymnasium", "mujoco", "numpy")} == {
+        *("gymnasium==0.28.1", "mujoco==2.3.3", "numpy==1.26.4")
+    }
+
+
+@pytest.mark.parametrize("name", ["book/colab_setup.py", "trac/simulators/bullet.py"])
 def test_packages_without_dependencies_have_one_version(name):
     text = (ROOT / name).read_text()
     for line in lines("requirements-no-deps.txt"):

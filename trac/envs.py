@@ -1,54 +1,20 @@
-"""Simulators behind one function: `make(task)`. Every quirk of theirs is dealt with here."""
+"""Simulators behind one function: `make(task)`. Their quirks are dealt with in `trac.simulators`."""
 
 import difflib
-import importlib
 import math
-import os
-import sys
-import warnings
 from collections import deque
 from collections.abc import Mapping
-from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
+from trac.simulators import bullet, metadrive, numpy_state, safety_gymnasium
 from trac.tasks import Task, get_task
 
 
 class MissingSimulator(ImportError):
     """The package that simulates a task is not installed; the message has the command that installs it."""
-
-
-class SeededReset(gym.Wrapper):
-    """Give an environment that draws from NumPy's global generator a stream of its own.
-
-    Bullet-Safety-Gym ignores `reset(seed=)` and draws start states from `np.random`. The wrapper puts
-    its own state there during a reset and the caller's back after it.
-    """
-
-    def __init__(self, env: gym.Env):
-        super().__init__(env)
-        self._state = np.random.RandomState().get_state()
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
-        if seed is not None:
-            self._state = np.random.RandomState(seed).get_state()
-        with _numpy_state(self._state):
-            result = self.env.reset(seed=seed, options=options)
-            self._state = np.random.get_state()
-        return result
-
-
-@contextmanager
-def _numpy_state(state):
-    before = np.random.get_state()
-    np.random.set_state(state)
-    try:
-        yield
-    finally:
-        np.random.set_state(before)
 
 
 # What `make` can change of a Bullet task, and its unchanged value.
@@ -107,30 +73,6 @@ class Disturbed(gym.Wrapper):
         return observation + self.noise * self._generator.standard_normal(np.shape(observation))
 
 
-def _change(env: Any, options: Mapping[str, float]) -> None:
-    """Change a Bullet simulator's agent and task."""
-    chosen = OPTIONS | dict(options)
-    client, agent, task = env.bc, env.agent, env.task
-    for link in range(-1, client.getNumJoints(agent.body_id)):
-        mass, friction, *_ = client.getDynamicsInfo(agent.body_id, link)
-        # Setting a mass also remakes the inertia, so nothing is set that does not change.
-        if chosen["mass"] != 1:
-            client.changeDynamics(agent.body_id, link, mass=mass * chosen["mass"])
-        if chosen["friction"] != 1:
-            client.changeDynamics(agent.body_id, link, lateralFriction=friction * chosen["friction"])
-    strength = {"RaceCar": "speed_multiplier", "Drone": "action_range"}.get(type(agent).__name__, "max_force")
-    setattr(agent, strength, getattr(agent, strength) * chosen["motor_gain"])
-    agent.velocity_constraint *= chosen["speed_limit"]
-    for name in ("x_lim", "y_lim"):
-        if hasattr(task, name):
-            setattr(task, name, getattr(task, name) * chosen["boundary"])
-    if chosen["boundary"] != 1:
-        for line in (task.bound_1, task.bound_2):
-            x, y, z = line.get_position()
-            moved = (x * chosen["boundary"], y, z) if hasattr(task, "x_lim") else (x, y * chosen["boundary"], z)
-            line.set_position(moved)
-
-
 def make(task: str | Task, env_options: Mapping[str, float] | None = None) -> gym.Env:
     """The task's simulator, with its time limit.
 
@@ -151,60 +93,28 @@ def make(task: str | Task, env_options: Mapping[str, float] | None = None) -> gy
     """
     task, options = task if isinstance(task, Task) else get_task(task), env_options or {}
     check_options(task, options)
-    if task.suite != "bullet":
-        raise MissingSimulator(
-            f"{task.name} belongs to the suite {task.suite}, whose simulator trac cannot start yet. Training needs "
-            f"only the data: set eval_episodes=0, or take one of the Bullet tasks, for example BallCircle."
-        )
-    classes = _bullet_classes(task)
-    # Building some of the agents draws from NumPy's global generator too.
-    with _quiet(), _numpy_state(np.random.RandomState(0).get_state()):
-        env = getattr(classes, f"{task.name}Env")()
-        _change(env, options)
-    seeded = SeededReset(gym.wrappers.TimeLimit(env, max_episode_steps=task.max_episode_steps))
-    noise, delay = options.get("observation_noise", 0.0), int(options.get("action_delay", 0))
-    return Disturbed(seeded, noise, delay) if noise or delay else seeded
-
-
-@contextmanager
-def _quiet():
-    # pybullet's C code prints "argv[0]=" for every simulator, and gymnasium warns of the bounds of its
-    # action space: either would fill a notebook's output.
-    saved = os.dup(1)
+    suite = dict(bullet=bullet, safety_gymnasium=safety_gymnasium, metadrive=metadrive)[task.suite]
     try:
-        with open(os.devnull, "w") as sink, warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "overflow encountered in cast", RuntimeWarning)
-            os.dup2(sink.fileno(), 1)
-            yield
-    finally:
-        os.dup2(saved, 1)
-        os.close(saved)
-
-
-def _bullet_classes(task: Task):
-    # dsrl prints a warning on import when Safety-Gymnasium, which the Bullet tasks do not use, is missing.
-    os.environ.setdefault("DSRL_SUPPRESS_IMPORT_ERROR", "1")
-    # bullet_safety_gym redirects C streams by slicing sys.stderr.name, which fails under Jupyter and
-    # pytest: import it with the real streams, then leave them alone.
-    streams = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = sys.__stdout__ or sys.stdout, sys.__stderr__ or sys.stderr
-    try:
-        builder: Any = importlib.import_module("bullet_safety_gym.envs.builder")
-        classes = importlib.import_module("dsrl.offline_bullet_safety_gym.gym_envs")
+        # Building some of the agents draws from NumPy's global generator too.
+        with numpy_state(np.random.RandomState(0).get_state()):
+            env = suite.build(task)
     except ImportError as error:
         raise MissingSimulator(
-            f"{task.name} needs Bullet-Safety-Gym, and importing it failed ({error}). Install it with: "
-            f"pip install {'pybullet' if sys.version_info < (3, 12) else 'pybullet-arm64'} tqdm && "
-            f"pip install --no-deps dsrl==0.1.0 bullet_safety_gym==1.4.0"
+            f"{task.name} cannot be simulated here ({error}). Training needs only the data: set eval_episodes=0. "
+            f"Simulating it needs {suite.NEEDS}"
         ) from error
-    finally:
-        sys.stdout, sys.stderr = streams
-    builder.RedirectStream = lambda *args, **kwargs: nullcontext()
-    return classes
+    if options:
+        bullet.change(env.unwrapped, OPTIONS | dict(options))
+    limited = gym.wrappers.TimeLimit(env, max_episode_steps=task.max_episode_steps)
+    noise, delay = options.get("observation_noise", 0.0), int(options.get("action_delay", 0))
+    return Disturbed(limited, noise, delay) if noise or delay else limited
 
 
 def render(env: gym.Env) -> np.ndarray:
-    """One frame of a Bullet task, (height, width, 3) uint8, drawn without a display (about 0.15 s)."""
-    # gymnasium's render() would open a window; the simulator's own takes a mode.
-    simulator: Any = env.unwrapped
-    return np.asarray(simulator.render(mode="rgb_array"), dtype=np.uint8)[..., :3]
+    """One frame of an environment from `make`, (height, width, 3) uint8, drawn without a display.
+
+    Raises:
+        RuntimeError: a library that draws is missing; the message names it.
+    """
+    frame: Any = env.render()
+    return np.asarray(frame, dtype=np.uint8)[..., :3]
