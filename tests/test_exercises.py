@@ -10,7 +10,7 @@ from nbclient import NotebookClient
 from trac.exercise import attempt
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
-CHAPTERS = sorted([*NOTEBOOKS.glob("0[0-9]_*.ipynb"), NOTEBOOKS / "core.ipynb"])
+CHAPTERS = sorted([*NOTEBOOKS.glob("0[0-9]_*.ipynb"), *NOTEBOOKS.glob("10_*.ipynb"), NOTEBOOKS / "core.ipynb"])
 SOLUTION = re.compile(r"`{3,}\{solution\} ([\w-]+)\n(.*?)\n`{4,}", re.DOTALL)
 CODE = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
