@@ -25,6 +25,7 @@ from tqdm.auto import tqdm
 ROOT = Path(__file__).resolve().parents[1]
 INPUTS = ("trac", "book", "notebooks")  # the folders whose files count as inputs
 IMAGE_LIMIT, NOTEBOOK_LIMIT = 150_000, 1_000_000  # [bytes]
+WIDTH_LIMIT = 88  # characters of a printed line that fit the page's column
 CELL_TIMEOUT = 900  # [s]
 
 # Two cells that exist only while a notebook runs: the first notes which files are opened, the last
@@ -145,7 +146,7 @@ def normalise(notebook: NotebookNode) -> None:
 
 
 def check(name: str, notebook: NotebookNode) -> None:
-    """Raise NotebookError where a notebook is too large for the repository, or shows a path of this machine."""
+    """Raise NotebookError where a notebook is too large, prints too wide, or shows a path of this machine."""
     for number, cell in enumerate(notebook.cells):
         for output in cell.get("outputs", []):
             data = output.get("data", {})
@@ -161,6 +162,11 @@ def check(name: str, notebook: NotebookNode) -> None:
                         f"{name}, cell {number}: an image of {len(image) / 1000:.0f} kB, the limit is "
                         f"{IMAGE_LIMIT // 1000}. Lower its resolution or its number of frames."
                     )
+            printed = output.get("text", "") + data.get("text/plain", "") * ("text/html" not in data)
+            if wide := next((line for line in printed.splitlines() if len(line) > WIDTH_LIMIT), None):
+                raise NotebookError(
+                    f"{name}, cell {number}: a printed line of {len(wide)} characters, {WIDTH_LIMIT} fit: {wide!r}"
+                )
             if str(ROOT) in json.dumps(output):
                 raise NotebookError(f"{name}, cell {number}: the output names {ROOT}. Print a relative path instead.")
     if (size := len(nbformat.writes(notebook).encode())) > NOTEBOOK_LIMIT:

@@ -129,6 +129,9 @@ def test_what_does_not_fit_is_refused(book):
     cell = new_code_cell("x", outputs=[new_output("stream", text=f"{book}/x.py:1: UserWarning")])
     with pytest.raises(execute.NotebookError, match="relative path"):
         execute.check("x", new_notebook(cells=[cell]))
+    cell = new_code_cell("x", outputs=[new_output("stream", text="table\n" + "x" * (execute.WIDTH_LIMIT + 1))])
+    with pytest.raises(execute.NotebookError, match="89 characters, 88 fit"):
+        execute.check("x", new_notebook(cells=[cell]))
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)

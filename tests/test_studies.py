@@ -2,6 +2,7 @@
 
 import pandas as pd
 import pytest
+import shift
 import studies
 import torch
 
@@ -9,6 +10,7 @@ import trac
 from trac.runs import processor
 from trac.sweep import point_hash
 
+SCORES = ["normalized_reward", "normalized_cost"]
 NAMES = [name for name in studies.STUDIES if (studies.RESULTS / f"study_{name}.csv").is_file()]
 
 
@@ -18,6 +20,12 @@ def points(name):
 
 def table(name):
     return pd.read_csv(studies.RESULTS / f"study_{name}.csv", comment="#")
+
+
+def made_here(name):
+    """Elsewhere the last bits differ, training amplifies them, and a run is another draw of the same distribution."""
+    head = (studies.RESULTS / f"study_{name}.csv").read_text().splitlines()[:4]
+    return any(processor() in line and f"torch {torch.__version__}" in line for line in head)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -31,9 +39,14 @@ def test_every_point_has_its_five_seeds_and_both_models(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_one_run_again(name):
-    """The cheapest point on BallRun, seed 0: on the processor and torch of the table the same numbers."""
+    """The point with the fewest transitions on BallRun, seed 0: on the table's processor and torch the same numbers."""
     todo = {key: point for key, point in points(name).items() if point["task"] == "BallRun"}
-    key = min(todo, key=lambda k: (todo[k]["segment_ratio"] * todo[k]["batch_size"] * todo[k]["steps"], k))
+
+    def transitions(key):
+        length = 1 if todo[key]["level"] == "step" else 100 * todo[key]["segment_ratio"]
+        return length * todo[key]["batch_size"] * todo[key]["steps"]
+
+    key = min(todo, key=lambda key: (transitions(key), key))
     settings = {k: v for k, v in todo[key].items() if k != "seeds"}
     torch.set_num_threads(1)
     run = trac.train(
@@ -41,22 +54,41 @@ def test_one_run_again(name):
     )
     scores = trac.evaluate(run.policy, task="BallRun", cost_limit=settings["cost_limit"], seed=1_000_000, workers=1)
     row = table(name).set_index(["point", "model", "seed"]).loc[(key, "last", 0)]
-    head = (studies.RESULTS / f"study_{name}.csv").read_text().splitlines()[:4]
-    same = any(processor() in line and f"torch {torch.__version__}" in line for line in head)
-    # Elsewhere the last bits differ and training amplifies them: the run is another draw of the same distribution.
+    same = made_here(name)
     near = dict(rel=1e-4, abs=1e-6) if same else dict(abs=0.5)
     assert scores.episodes.normalized_reward.mean() == pytest.approx(row.normalized_reward, **near)
     assert scores.episodes["return"].mean() == pytest.approx(row["return"], **(near if same else dict(rel=0.7)))
 
 
+def quick_runs(keys):
+    episodes = pd.read_csv(studies.RESULTS / "quick_episodes.csv", comment="#")
+    return episodes[episodes.cost_limit == 20].groupby(keys)[SCORES].mean()
+
+
 def test_the_default_point_is_the_quick_run_of_the_results_chapter():
     """Two ways to the same run, a notebook's and a script's, on the same machine."""
-    episodes = pd.read_csv(studies.RESULTS / "quick_episodes.csv", comment="#")
-    quick = episodes[(episodes.method == "TraC") & (episodes.cost_limit == 20)]
-    scores = ["normalized_reward", "normalized_cost"]
-    quick = quick.groupby(["task", "seed"])[scores].mean()
+    quick = quick_runs(["method", "task", "seed"]).loc["TraC"]
     runs = table("partition_ratio")
     default = runs[(runs.model == "last") & (runs.top == 0.5) & (runs.bottom == 0) & (runs.kappa == 0.7)]
-    default = default.set_index(["task", "seed"])[scores]
+    default = default.set_index(["task", "seed"])[SCORES]
     assert len(default) == 10
     pd.testing.assert_frame_equal(quick.loc[default.index], default, rtol=1e-4, atol=1e-5)
+
+
+def test_the_unchanged_simulator_gives_the_quick_results():
+    runs = table("shift").set_index(shift.KEYS)
+    for task, changes in (("BallRun", 26), ("BallCircle", 22)):
+        for method in shift.METHODS:
+            assert runs.loc[task, method].groupby("seed").size().to_dict() == dict.fromkeys(range(5), changes)
+    unchanged = runs[runs.option == "none"][SCORES]
+    pd.testing.assert_frame_equal(quick_runs(shift.KEYS).loc[unchanged.index], unchanged, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_one_changed_simulator_again(monkeypatch):
+    changes = {"none": (0,), "mass": (1.25,), "motor_gain": (1.3,)}
+    monkeypatch.setattr(shift, "CHANGES", changes)
+    again = shift.one_run("BallRun", "BC-Safe", 0, 20.0).set_index([*shift.KEYS, "option", "value"])
+    rows = table("shift").set_index(again.index.names).loc[again.index]
+    near = dict(rtol=1e-4, atol=1e-5) if made_here("shift") else dict(atol=1.0)
+    pd.testing.assert_frame_equal(again[SCORES], rows[SCORES], **near)
