@@ -10,7 +10,7 @@ from nbclient import NotebookClient
 from trac.exercise import attempt
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
-CHAPTERS = sorted([*NOTEBOOKS.glob("[01][0-9]_*.ipynb"), NOTEBOOKS / "core.ipynb"])
+CHAPTERS = sorted([*NOTEBOOKS.glob("[01][0-9]_*.ipynb"), NOTEBOOKS / "core.ipynb", NOTEBOOKS / "own_task.ipynb"])
 SOLUTION = re.compile(r"`{3,}\{solution\} ([\w-]+)\n(.*?)\n`{4,}", re.DOTALL)
 CODE = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
@@ -66,7 +66,9 @@ def test_an_attempt_says_whether_it_holds(capsys, monkeypatch):
         assert 1 + 1 == 2
     with attempt("wrong"):
         assert 1 + 1 == 3
-    assert capsys.readouterr().out == ("right: solved\nwrong: not solved yet, AssertionError at\n    assert 1 + 1 == 3\n")
+    assert capsys.readouterr().out == (
+        "right: solved\nwrong: not solved yet, AssertionError at\n    assert 1 + 1 == 3\n"
+    )
     monkeypatch.setenv("TRAC_EXERCISES", "strict")
     with pytest.raises(TypeError), attempt("strict"):
         len(None)
