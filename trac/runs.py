@@ -58,7 +58,7 @@ class Run:
 
 def load_run(folder: str | os.PathLike) -> Run:
     """Read what `Run.save` wrote. Raises FileNotFoundError or ConfigError naming the file that is wrong."""
-    from trac.baselines import METHODS  # which imports this module
+    from trac.baselines import METHODS, learner_of  # which imports this module
 
     folder = Path(folder)
     for name in ("run.json", "weights.safetensors", "history.csv"):
@@ -66,7 +66,8 @@ def load_run(folder: str | os.PathLike) -> Run:
             raise FileNotFoundError(f"{folder / name}: no such file; {folder} does not hold a finished run.")
     try:
         manifest = json.loads((folder / "run.json").read_text())
-        method = METHODS.get(manifest["record"]["algorithm"])
+        algorithm = manifest["record"]["algorithm"]
+        method = learner_of(algorithm) if algorithm in METHODS else None
         config: Any = (method.Config if method else TracConfig).from_dict(manifest["config"])
         weights = safetensors.torch.load_file(folder / "weights.safetensors")
         policies: dict[str, Any] = {"best": None, "reference": None}

@@ -19,21 +19,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from trac.baselines.common import (
-    VAE,
-    BaselineConfig,
-    Ensemble,
-    Learner,
-    SquashedGaussian,
-    adam,
-    bellman_target,
-    critic_loss,
-    descend,
-    kl_to_standard_normal,
-    soft_update,
-    target_of,
-    train,
-)
+from trac.baselines.learner import BaselineConfig, Learner
+from trac.baselines.losses import adam, bellman_target, critic_loss, descend, soft_update, target_of
+from trac.baselines.networks import VAE, Ensemble, SquashedGaussian, kl_to_standard_normal
+from trac.baselines.training import train
 from trac.trajectories import Trajectories
 
 
