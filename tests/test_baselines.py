@@ -10,8 +10,8 @@ import torch
 from torch.distributions import Normal, kl_divergence
 
 import trac
-from trac import baselines, cmdp, trajectories
-from trac.baselines import lagrangian, losses, networks
+from trac import cmdp, trajectories
+from trac.baselines import lagrangian, learner_of, losses, networks
 from trac.baselines.bcq_lag import BCQLagConfig, bcq_lag
 from trac.baselines.bear_lag import BEARLagConfig, bear_lag, discrepancy
 from trac.baselines.cdt import CDTConfig, cdt, frontier, made_up, to_go
@@ -22,8 +22,8 @@ from trac.config import ConfigError
 from trac.train import TrainingError
 
 CPU = torch.device("cpu")
-METHODS = {name: baselines.learner_of(name) for name in baselines.METHODS}
 TRAIN = dict(bcq_lag=bcq_lag, bear_lag=bear_lag, cdt=cdt, coptidice=coptidice, cpq=cpq)
+METHODS = {name: learner_of(name) for name in TRAIN}
 SMALL = dict(cost_limit=8, steps=30, batch_size=16, eval_episodes=0, log_every=10)
 
 

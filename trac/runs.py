@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import safetensors.torch
+import torch
 
 from trac.checkpoint import write_file
 from trac.config import ConfigError, TracConfig
@@ -82,6 +84,16 @@ def load_run(folder: str | os.PathLike) -> Run:
         raise ConfigError(f"{folder}: the run cannot be read ({error}). Train it again.") from error
     history = pd.read_csv(folder / "history.csv")
     return Run(config=config, history=history, record=manifest["record"], **policies)
+
+
+def made_by(device: str) -> dict[str, Any]:
+    """What a run's bits depend on beside its config, for its record."""
+    return {
+        "device": device,
+        "processor": processor(),
+        "threads": torch.get_num_threads(),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+    }
 
 
 def processor() -> str:
