@@ -221,6 +221,18 @@ def test_cpqs_penalty_reaches_the_cost_critic_alone(data):
     assert touched == {"cost_critic"}
 
 
+@pytest.mark.parametrize(("bias", "frozen"), [(1e3, 1), (-1e3, 0)])
+def test_cpq_is_frozen_where_all_actions_are_above_the_limit(data, bias, frozen):
+    method = learner("cpq", data)
+    with torch.no_grad():
+        method.cost_critic.biases[-1].fill_(bias)
+    before = [p.clone() for p in method.policy.parameters()]
+    method.advance(1)
+    moved = any(not torch.equal(p, q) for p, q in zip(method.policy.parameters(), before, strict=True))
+    metrics = method.read()
+    assert (metrics["frozen"], metrics["safe"], moved) == (frozen, 1 - frozen, not frozen)
+
+
 # --- BCQ-Lag and BEAR-Lag
 
 
@@ -595,10 +607,10 @@ def test_configs_survive_json():
 LONG = dict(task="BallRun", seed=0, eval_episodes=0, reward_scale=1.0, batch_size=128, log_every=500)
 
 
-def one_state():
-    """Reward a, cost (a)+², the same observation always; each of 60 episodes of 100 steps has an action of its own.
+def one_state(reward=lambda a: a, cost=lambda a: np.maximum(a, 0) ** 2):
+    """The same observation always; each of 60 episodes of 100 steps has an action of its own.
 
-    Under a limit of 25 a step may cost 1/4: the best action is 1/2. Without a limit it is 1.
+    Reward a, cost (a)+²: under a limit of 25 a step may cost 1/4, and the best action is 1/2. Without a limit it is 1.
     """
     generator = np.random.default_rng(0)
     centres = np.repeat(generator.uniform(-1, 1, 60), 100)
@@ -609,8 +621,8 @@ def one_state():
         observations=np.ones((6000, 1)),
         next_observations=np.ones((6000, 1)),
         actions=actions[:, None],
-        rewards=actions,
-        costs=np.maximum(actions, 0) ** 2,
+        rewards=reward(actions),
+        costs=cost(actions),
         terminals=np.zeros(6000),
         timeouts=timeouts,
     )
@@ -647,6 +659,30 @@ def test_a_limit_is_met_and_used(name, changes):
     limit = losses.discounted_limit(25.0, 0.9, 100)
     assert actions[cmdp.solve(problem, limit).policy[0].argmax()] == pytest.approx(0.5)
     assert 15 < kept < 35 and free > 50
+
+
+def two_peaks(a):
+    """1 at 0.6 and 0.6 at -0.5, with a valley at 0."""
+    return np.exp(-(((a - 0.6) / 0.35) ** 2)) + 0.6 * np.exp(-(((a + 0.5) / 0.35) ** 2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("penalty", [False, True])
+def test_cpq_takes_the_peak_that_the_limit_allows(penalty):
+    """A step costs 1 above 0: without a limit the higher peak is best, within it the lower one, away from the edge."""
+    grid = np.linspace(-1, 1, 41)
+    problem = cmdp.CMDP(np.ones((1, 41, 1)), two_peaks(grid)[None], (grid > 0.01)[None] * 1.0, [1], 0.5)
+    data = one_state(two_peaks, lambda a: (a > 0) * 1.0)
+    changes = dict(tau=0.05, vae_hidden=32, actor_learning_rate=1e-3, gamma=0.5, hidden=(32, 32), penalty=penalty)
+    for limit, best in ((30.0, -0.5), (100.0, 0.6)):
+        # A mixture of both peaks would be better still; the policy's mean is one action, the better of those kept.
+        kept = 0.0 if limit < 100 else None
+        assert grid[cmdp.solve(problem, kept).policy[0].argmax()] == pytest.approx(best, abs=0.05)
+        config = CPQConfig(**LONG, **changes, steps=1_500, cost_limit=limit)
+        run = cpq(data, config, device="cpu", progress=False)
+        print(run.history.tail(1).T, run.policy.act(np.ones(1)))
+        assert float(run.policy.act(np.ones(1))[0]) == pytest.approx(best, abs=0.1)
+        assert not run.history.frozen.any()
 
 
 @pytest.mark.slow

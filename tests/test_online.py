@@ -52,7 +52,7 @@ def test_the_multiplier_comes_to_rest_where_the_limit_is_met():
 
 
 def small(method, **changes):
-    return method.Config(**dict(task="BallRun", steps=400, every=200, hidden=(16, 16), batch_size=16) | changes)
+    return method.Config(**dict(task="BallRun", steps=400, every=200, hidden=(16, 16), batch_size=20) | changes)
 
 
 @pytest.mark.parametrize(("method", "train"), [(SACLag, sac_lag), (PPOLag, ppo_lag)])
@@ -116,7 +116,7 @@ def test_the_buffer_starts_with_the_data_and_every_price_is_the_multipliers():
 
 
 def test_ppo_starts_from_the_cloned_policy(data):
-    shape = dict(hidden=(16, 16), eval_episodes=0, steps=20)
+    shape = dict(hidden=(16, 16), eval_episodes=0, steps=20, bc_steps=20)
     config = small(PPOLag, task="BallCircle")
     observations = data.observations[:5]
     for kind in ("deterministic", "gaussian"):
@@ -142,8 +142,8 @@ def test_what_is_wrong_is_refused(data):
 @pytest.mark.parametrize(
     ("train", "config"),
     [
-        (sac_lag, SACLagConfig(steps=8_000, every=100, train_freq=2, learning_starts=200, entropy=-3.0, batch_size=64)),
-        (ppo_lag, PPOLagConfig(steps=40_000, every=400, noise=0.1, batch_size=100, target_kl=0.05)),
+        (sac_lag, SACLagConfig(steps=6_000, every=100, train_freq=2, learning_starts=200, entropy=-3.0, batch_size=64)),
+        (ppo_lag, PPOLagConfig(steps=24_000, every=400, noise=0.1, batch_size=100, target_kl=0.05)),
     ],
 )
 def test_a_limit_is_met_and_used(train, config):

@@ -26,7 +26,7 @@ class PPOLagConfig(OnlineConfig):
 
     gamma: float = 0.99  # discount per step
     gae_lambda: float = 0.95  # of the advantage's estimate
-    batch_size: int = 256  # transitions per update
+    batch_size: int = 250  # transitions per update; a divisor of `every` (FSRL: 256)
     epochs: int = 4  # passes over a batch of episodes
     learning_rate: float = 5e-4
     clip: float = 0.2  # of the ratio of probabilities
