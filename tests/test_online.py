@@ -150,7 +150,6 @@ def test_a_limit_is_met_and_used(train, config):
     config = config.replace(cost_limit=2.5, hidden=(32, 32), gamma=0.9, integral_gain=0.03, proportional_gain=0.1)
     run = train(config.replace(reward_scale=1.0), env=OneState, progress=False)
     late = run.history.tail(len(run.history) // 4)
-    print(late.mean(), run.policy.act(np.ones(2)))
     assert late.cost.mean() == pytest.approx(2.5, rel=0.15)
     assert late.multiplier.mean() == pytest.approx(1.0, rel=0.3)
     assert run.policy.act(np.ones(2))[0] == pytest.approx(0.5, abs=0.1)
