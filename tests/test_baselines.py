@@ -683,7 +683,7 @@ def test_cpq_takes_the_peak_that_the_limit_allows(limit, best):
     """
     grid = np.linspace(-1, 1, 41)
     problem = cmdp.CMDP(np.ones((1, 41, 1)), two_peaks(grid)[None], (grid > 0.01)[None] * 1.0, [1], 0.5)
-    exact = cmdp.solve(problem, 0.0 if limit < 100 else None)
+    exact = cmdp.solve(problem, 0.0 if limit < 100 else math.inf)
     assert grid[exact.policy[0].argmax()] == pytest.approx(best, abs=0.05)
     rates = dict(tau=0.05, actor_learning_rate=2e-4, critic_learning_rate=5e-3)
     config = CPQConfig(**LONG, **rates, vae_hidden=32, gamma=0.5, hidden=(32, 32), penalty=False, steps=1_500)
