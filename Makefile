@@ -9,7 +9,7 @@ SAFETY := .venv-safety
 export JUPYTER_PREFER_ENV_PATH := 1
 unexport JUPYTER_PATH
 
-.PHONY: book notebooks html test test-all check-py312 safety test-safety lint bench bench-scale datasets studies suites
+.PHONY: book notebooks html test test-all test-osrl check-py312 safety test-safety lint bench bench-scale datasets studies suites
 .PHONY: set-repository clean .venv
 
 book: # execute the stale notebooks (FORCE=1: all) and build the book
@@ -30,6 +30,10 @@ test: $(STAMP) # the fast tests
 test-all: $(STAMP) # the slow tests and every notebook
 	$(BIN)/pytest -m slow || test $$? -eq 5  # 5: no test is marked slow
 	OMP_NUM_THREADS=1 $(BIN)/pytest --nbval-lax --nbval-current-env notebooks
+
+test-osrl: $(STAMP) # the baselines' losses against the benchmark's package, osrl-lib
+	$(BIN)/python -m pip install --quiet --no-deps --target _build/osrl --upgrade osrl-lib==0.1.0
+	PYTHONPATH=_build/osrl $(BIN)/pytest tests/test_baselines_osrl.py
 
 check-py312: # make test with Python 3.12 in an environment of its own
 	$(MAKE) test PYTHON=python3.12 VENV=.venv-3.12

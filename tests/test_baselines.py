@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -10,18 +12,20 @@ import torch
 from torch.distributions import Normal, kl_divergence
 
 import trac
-from trac import baselines, cmdp, trajectories
-from trac.baselines import METHODS, BCQLagConfig, BEARLagConfig, CDTConfig, COptiDICEConfig, CPQConfig
-from trac.baselines import common as shared
-from trac.baselines.bear_lag import discrepancy
-from trac.baselines.cdt import frontier, made_up, to_go
-from trac.baselines.coptidice import advantage, divergence, dual_loss, inverse_slope
-from trac.baselines.cpq import penalised, unseen_cost
+from trac import cmdp, trajectories
+from trac.baselines import lagrangian, learner_of, losses, networks
+from trac.baselines.bcq_lag import BCQLagConfig, bcq_lag
+from trac.baselines.bear_lag import BEARLagConfig, bear_lag, discrepancy
+from trac.baselines.cdt import CDTConfig, cdt, frontier, made_up, to_go
+from trac.baselines.coptidice import COptiDICEConfig, advantage, coptidice, divergence, dual_loss, inverse_slope
+from trac.baselines.cpq import CPQConfig, cpq, penalised, unseen_cost
+from trac.baselines.learner import seeded, transitions
 from trac.config import ConfigError
 from trac.train import TrainingError
 
 CPU = torch.device("cpu")
-TRAIN = {name: getattr(baselines, name) for name in METHODS}
+TRAIN = dict(bcq_lag=bcq_lag, bear_lag=bear_lag, cdt=cdt, coptidice=coptidice, cpq=cpq)
+METHODS = {name: learner_of(name) for name in TRAIN}
 SMALL = dict(cost_limit=8, steps=30, batch_size=16, eval_episodes=0, log_every=10)
 
 
@@ -45,10 +49,10 @@ def same(a, b):
 
 def test_the_limit_is_the_discounted_sum_of_equal_costs():
     gamma, horizon, limit = 0.97, 200, 20.0
-    assert shared.discounted_limit(limit, gamma, horizon) == pytest.approx(
+    assert losses.discounted_limit(limit, gamma, horizon) == pytest.approx(
         sum(gamma**t * limit / horizon for t in range(horizon))
     )
-    assert shared.discounted_limit(limit, 1.0, horizon) == limit
+    assert losses.discounted_limit(limit, 1.0, horizon) == limit
 
 
 def test_each_method_puts_the_limit_on_its_own_scale(data):
@@ -64,13 +68,13 @@ def test_the_vaes_divergence_is_the_closed_form():
     torch.manual_seed(0)
     mean, std = torch.randn(5, 3), torch.rand(5, 3) + 0.1
     expected = kl_divergence(Normal(mean, std), Normal(0.0, 1.0))
-    torch.testing.assert_close(shared.kl_to_standard_normal(mean, std), expected)
-    assert shared.kl_to_standard_normal(torch.zeros(1), torch.ones(1)) == 0
+    torch.testing.assert_close(networks.kl_to_standard_normal(mean, std), expected)
+    assert networks.kl_to_standard_normal(torch.zeros(1), torch.ones(1)) == 0
 
 
 def test_an_ensemble_is_its_members():
     torch.manual_seed(0)
-    ensemble, x = shared.Ensemble(3, [4, 8, 8]), torch.randn(5, 4)
+    ensemble, x = networks.Ensemble(3, [4, 8, 8]), torch.randn(5, 4)
     for k, values in enumerate(ensemble(x[:, :1], x[:, 1:])):
         y = x
         for i, (weight, bias) in enumerate(zip(ensemble.weights, ensemble.biases, strict=True)):
@@ -81,19 +85,19 @@ def test_an_ensemble_is_its_members():
 def test_the_best_of_several_actions_by_hand():
     # Two halves of two networks, one observation, two actions: halves' minima (1, 4) and (2, 3).
     values = torch.tensor([[1.0, 5.0], [3.0, 4.0], [2.0, 9.0], [7.0, 3.0]])
-    assert shared.pessimistic(values).tolist() == [[1, 4], [2, 3]]
+    assert lagrangian.pessimistic(values).tolist() == [[1, 4], [2, 3]]
     # 0.75 min + 0.25 max: 1.25 and 3.25.
-    assert shared.mixed_maximum(values, samples=2, mixture=0.75).tolist() == [3.25]
+    assert lagrangian.mixed_maximum(values, samples=2, mixture=0.75).tolist() == [3.25]
 
 
 def test_bellman_targets_and_losses_by_hand():
-    target = shared.bellman_target(torch.tensor([1.0, 1.0]), torch.tensor([10.0, 10.0]), 0.9, torch.tensor([0.0, 1.0]))
+    target = losses.bellman_target(torch.tensor([1.0, 1.0]), torch.tensor([10.0, 10.0]), 0.9, torch.tensor([0.0, 1.0]))
     assert target.tolist() == [10, 1]
-    assert shared.critic_loss(torch.tensor([[10.0, 3.0], [9.0, 1.0]]), target) == 2 + 0.5
+    assert losses.critic_loss(torch.tensor([[10.0, 3.0], [9.0, 1.0]]), target) == 2 + 0.5
 
 
 def test_the_controller_by_hand():
-    controller = shared.PID((0.1, 0.01, 1.0))
+    controller = lagrangian.PID((0.1, 0.01, 1.0))
     found = [float(controller(torch.tensor(excess))) for excess in (2.0, 3.0, -1.0, -9.0)]
     assert found == pytest.approx([0.2 + 0.02 + 2, 0.3 + 0.05 + 1, 0.04, 0.0])
 
@@ -111,7 +115,7 @@ def test_the_controller_finds_the_multiplier_of_the_linear_program():
         0.9 * generator.dirichlet(np.ones(5), (5, 3)), *generator.random((2, 5, 3)), np.full(5, 0.2), gamma=0.9
     )
     limit, exact = limited(problem)
-    controller, multiplier = shared.PID((0.01, 0.02, 0.0)), 0.0
+    controller, multiplier = lagrangian.PID((0.01, 0.02, 0.0)), 0.0
     for _ in range(150):
         # The best answer jumps where two actions are equally good; a small temperature smooths it.
         answer = cmdp.soft_value_iteration(problem, np.full((5, 3), 1 / 3), 0.005, multiplier).policy
@@ -138,12 +142,12 @@ def test_a_cost_critics_fixed_point_is_the_exact_discounted_cost():
     now, then = pairs[s * actions + a], pairs[following[s, a] * actions + a_next]
     costs = torch.tensor(problem.costs[s, a], dtype=torch.float32)
     torch.manual_seed(0)
-    critic = shared.Ensemble(2, [states * actions])
-    target, optimizer = shared.target_of(critic), shared.adam(critic.parameters(), 0.02)
+    critic = networks.Ensemble(2, [states * actions])
+    target, optimizer = losses.target_of(critic), losses.adam(critic.parameters(), 0.02)
     for _ in range(2_000):
-        goal = shared.bellman_target(costs, target(then).amin(0), problem.gamma)
-        shared.descend(optimizer, shared.critic_loss(critic(now), goal))
-        shared.soft_update(target, critic, 0.05)
+        goal = losses.bellman_target(costs, target(then).amin(0), problem.gamma)
+        losses.descend(optimizer, losses.critic_loss(critic(now), goal))
+        losses.soft_update(target, critic, 0.05)
     values = cmdp.values(problem, np.full((states, actions), 0.5), problem.costs)
     exact = problem.costs + problem.gamma * problem.transitions @ values
     np.testing.assert_allclose(critic(pairs).detach()[0].view(states, actions), exact, atol=2e-3)
@@ -151,13 +155,13 @@ def test_a_cost_critics_fixed_point_is_the_exact_discounted_cost():
 
 def test_soft_updates_and_gradients_stay_where_they_belong():
     one, two = torch.nn.Linear(2, 1), torch.nn.Linear(2, 1)
-    target, before = shared.target_of(one), [p.clone() for p in two.parameters()]
+    target, before = losses.target_of(one), [p.clone() for p in two.parameters()]
     loss = (one(torch.ones(1, 2)) * two(torch.ones(1, 2))).sum()
-    shared.descend(torch.optim.SGD(one.parameters(), 0.5), loss)
+    losses.descend(torch.optim.SGD(one.parameters(), 0.5), loss)
     assert all(p.grad is None for p in two.parameters())
     assert all(torch.equal(p, q) for p, q in zip(two.parameters(), before, strict=True))
     expected = 0.9 * target.weight + 0.1 * one.weight
-    shared.soft_update(target, one, 0.1)
+    losses.soft_update(target, one, 0.1)
     torch.testing.assert_close(target.weight, expected)
     assert not target.weight.requires_grad
 
@@ -168,14 +172,14 @@ def test_a_key_gives_the_same_draws_and_leaves_no_trace():
     torch.manual_seed(0)
     draws = []
     for key in ((1, 2), (1, 2), (1, 3)):
-        with shared.seeded(CPU, *key):
+        with seeded(CPU, *key):
             draws.append(torch.rand(3))
     assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
     assert torch.equal(torch.rand(2), expected)
 
 
 def test_transitions_say_where_episodes_begin_and_end(data):
-    flat = shared.transitions(data, CPU, reward_scale=0.1)
+    flat = transitions(data, CPU, reward_scale=0.1)
     assert flat["first"].nonzero()[:, 0].tolist() == data.starts.tolist()
     assert flat["done"].nonzero()[:, 0].tolist() == (data.starts + data.lengths - 1).tolist()
     np.testing.assert_allclose(flat["rewards"], 0.1 * data.rewards, rtol=1e-6)
@@ -206,7 +210,7 @@ def test_cpqs_penalty_raises_the_cost_of_unseen_actions(data):
         method = learner("cpq", flat, penalty=penalty, alpha_learning_rate=1e-2, critic_learning_rate=1e-2)
         for step in range(1, 81):
             method.advance(step)
-        with shared.seeded(CPU, 0):
+        with seeded(CPU, 0):
             found[penalty] = float(method._unseen_cost(method.data["observations"]).detach())
     # Nothing costs in the data, so that without the penalty no action does.
     assert found[True] > 5 * abs(found[False]) and abs(found[False]) < 0.5
@@ -217,6 +221,18 @@ def test_cpqs_penalty_reaches_the_cost_critic_alone(data):
     method._unseen_cost(method.data["observations"][:32]).backward()
     touched = {name.split(".")[0] for name, p in method.named_parameters() if p.grad is not None}
     assert touched == {"cost_critic"}
+
+
+@pytest.mark.parametrize(("bias", "frozen"), [(1e3, 1), (-1e3, 0)])
+def test_cpq_is_frozen_where_all_actions_are_above_the_limit(data, bias, frozen):
+    method = learner("cpq", data)
+    with torch.no_grad():
+        method.cost_critic.biases[-1].fill_(bias)
+    before = [p.clone() for p in method.policy.parameters()]
+    method.advance(1)
+    moved = any(not torch.equal(p, q) for p, q in zip(method.policy.parameters(), before, strict=True))
+    metrics = method.read()
+    assert (metrics["frozen"], metrics["safe"], moved) == (frozen, 1 - frozen, not frozen)
 
 
 # --- BCQ-Lag and BEAR-Lag
@@ -426,7 +442,7 @@ def test_acting_step_by_step_is_reading_the_window(data):
 
 def test_windows_stay_in_their_episode_and_carry_what_is_to_go(data):
     method = learner("cdt", data, context=10, augment=0.5, reward_scale=0.1, sampling_cost=100.0)
-    with shared.seeded(CPU, 0):
+    with seeded(CPU, 0):
         batch = method.batch()
     assert 0 < batch["mask"].float().mean() < 1
     real = 0
@@ -505,17 +521,15 @@ def test_an_episode_is_the_same_in_any_process(name):
 
 def test_a_list_of_configs_trains_one_after_the_other(data, tmp_path):
     configs = [small("cpq"), small("cpq", seed=1, batch_size=8)]
-    runs = baselines.cpq(data, configs, device="cpu", progress=False, out=tmp_path)
+    runs = cpq(data, configs, device="cpu", progress=False, out=tmp_path)
     for config, run in zip(configs, runs, strict=True):
-        assert run.config == config and same(
-            run.policy, baselines.cpq(data, config, device="cpu", progress=False).policy
-        )
+        assert run.config == config and same(run.policy, cpq(data, config, device="cpu", progress=False).policy)
     assert trac.load_run(tmp_path / "001").config == configs[1]
 
 
 def test_evaluations_stand_in_the_history_and_choose_the_best(data):
     config = small("coptidice", eval_every=10, eval_episodes=1)
-    run = baselines.coptidice(data, config, device="cpu", progress=False)
+    run = coptidice(data, config, device="cpu", progress=False)
     scores = run.history[["normalized_reward", "normalized_cost"]]
     assert scores.notna().all().all()
     row = run.history.assign(excess=scores.normalized_cost.clip(lower=1)).sort_values(
@@ -528,20 +542,20 @@ def test_evaluations_stand_in_the_history_and_choose_the_best(data):
 def test_a_run_that_diverges_is_named(data):
     configs = [small("bcq_lag", critic_learning_rate=1e30), small("bcq_lag")]
     with pytest.raises(TrainingError, match="not finite in run 0 at update 10; 1 of 2 runs are finished") as caught:
-        baselines.bcq_lag(data, configs, device="cpu", progress=False)
+        bcq_lag(data, configs, device="cpu", progress=False)
     assert [run.record["failed_step"] for run in caught.value.runs] == [10, None]
 
 
 def test_what_is_wrong_is_refused(data, tmp_path):
     with pytest.raises(ConfigError, match="cpq takes a CPQConfig, and this is a BCQLagConfig"):
-        baselines.cpq(data, small("bcq_lag"))
+        cpq(data, small("bcq_lag"))
     with pytest.raises(ConfigError, match="the config is for BallRun and the data is of BallCircle"):
-        baselines.cpq(data, small("cpq", task="BallRun"), progress=False)
-    baselines.cpq(data, small("cpq"), device="cpu", progress=False, out=tmp_path)
+        cpq(data, small("cpq", task="BallRun"), progress=False)
+    cpq(data, small("cpq"), device="cpu", progress=False, out=tmp_path)
     with pytest.raises(ConfigError, match="holds a run already"):
-        baselines.cpq(data, small("cpq"), progress=False, out=tmp_path)
+        cpq(data, small("cpq"), progress=False, out=tmp_path)
     with pytest.raises(ConfigError, match="gamma of run 0 was 0.99, now 0.9"):
-        baselines.cpq(data, small("cpq", gamma=0.9), device="cpu", progress=False, out=tmp_path, resume=True)
+        cpq(data, small("cpq", gamma=0.9), device="cpu", progress=False, out=tmp_path, resume=True)
 
 
 @pytest.mark.parametrize(
@@ -584,6 +598,12 @@ def test_the_benchmarks_settings():
         CDTConfig.osrl("BallCircle", 30)
 
 
+def test_importing_one_method_leaves_the_others_unloaded():
+    code = "import sys, trac.baselines.bc; print(*sorted(m for m in sys.modules if m.startswith('trac.baselines')))"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert shown.split() == ["trac.baselines", "trac.baselines.bc"]
+
+
 def test_configs_survive_json():
     for method in METHODS.values():
         config = method.Config(seed=3)
@@ -595,10 +615,10 @@ def test_configs_survive_json():
 LONG = dict(task="BallRun", seed=0, eval_episodes=0, reward_scale=1.0, batch_size=128, log_every=500)
 
 
-def one_state():
-    """Reward a, cost (a)+², the same observation always; each of 60 episodes of 100 steps has an action of its own.
+def one_state(reward=lambda a: a, cost=lambda a: np.maximum(a, 0) ** 2):
+    """The same observation always; each of 60 episodes of 100 steps has an action of its own.
 
-    Under a limit of 25 a step may cost 1/4: the best action is 1/2. Without a limit it is 1.
+    Reward a, cost (a)+²: under a limit of 25 a step may cost 1/4, and the best action is 1/2. Without a limit it is 1.
     """
     generator = np.random.default_rng(0)
     centres = np.repeat(generator.uniform(-1, 1, 60), 100)
@@ -609,8 +629,8 @@ def one_state():
         observations=np.ones((6000, 1)),
         next_observations=np.ones((6000, 1)),
         actions=actions[:, None],
-        rewards=actions,
-        costs=np.maximum(actions, 0) ** 2,
+        rewards=reward(actions),
+        costs=cost(actions),
         terminals=np.zeros(6000),
         timeouts=timeouts,
     )
@@ -644,16 +664,40 @@ def test_a_limit_is_met_and_used(name, changes):
     # The linear program over 41 actions agrees with the answer by hand.
     actions = np.linspace(-1, 1, 41)
     problem = cmdp.CMDP(np.ones((1, 41, 1)), actions[None], np.maximum(actions, 0)[None] ** 2, [1], 0.9)
-    limit = shared.discounted_limit(25.0, 0.9, 100)
+    limit = losses.discounted_limit(25.0, 0.9, 100)
     assert actions[cmdp.solve(problem, limit).policy[0].argmax()] == pytest.approx(0.5)
     assert 15 < kept < 35 and free > 50
+
+
+def two_peaks(a):
+    """1 at 0.6 and 0.6 at -0.5, with a valley at 0."""
+    return np.exp(-(((a - 0.6) / 0.35) ** 2)) + 0.6 * np.exp(-(((a + 0.5) / 0.35) ** 2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("limit", "best"), [(30.0, -0.5), (200.0, 0.6)])
+def test_cpq_takes_the_peak_that_the_limit_allows(limit, best):
+    """A step costs 1 above 0: without a limit the higher peak is best; the best that costs nothing is the lower one.
+
+    That is away from the edge, so that the policy is not frozen there.
+    """
+    grid = np.linspace(-1, 1, 41)
+    problem = cmdp.CMDP(np.ones((1, 41, 1)), two_peaks(grid)[None], (grid > 0.01)[None] * 1.0, [1], 0.5)
+    exact = cmdp.solve(problem, 0.0 if limit < 100 else math.inf)
+    assert grid[exact.policy[0].argmax()] == pytest.approx(best, abs=0.05)
+    rates = dict(tau=0.05, actor_learning_rate=2e-4, critic_learning_rate=5e-3)
+    config = CPQConfig(**LONG, **rates, vae_hidden=32, gamma=0.5, hidden=(32, 32), penalty=False, steps=1_500)
+    data = one_state(two_peaks, lambda a: (a > 0) * 1.0)
+    run = cpq(data, config.replace(cost_limit=limit), device="cpu", progress=False)
+    assert float(run.policy.act(np.ones(1))[0]) == pytest.approx(best, abs=0.1)
+    assert run.history.frozen.iloc[-1] == 0
 
 
 @pytest.mark.slow
 def test_cdt_does_what_it_is_asked_for():
     changes = dict(batch_size=32, width=32, heads=2, layers=1, context=5, augment=0.0, sampling_cost=200.0)
     config = CDTConfig(**(LONG | changes), steps=1_500, learning_rate=1e-3, cost_limit=25)
-    policy = baselines.cdt(one_state(), config, device="cpu", progress=False).policy
+    policy = cdt(one_state(), config, device="cpu", progress=False).policy
     for action in (-0.5, 0.2, 0.5, 0.8):
         # The return and the cost of an episode of this action, which the data does not hold as such.
         policy.aim(100 * action, 100 * max(action, 0) ** 2)

@@ -1,16 +1,27 @@
-"""The baselines' losses against those of the benchmark's package, osrl-lib, with the same weights, batch and noise."""
+"""The baselines' losses against those of the benchmark's package, osrl-lib, with the same weights, batch and noise.
+
+`make test-osrl` installs that package where nothing else sees it, and runs these tests.
+"""
+
+import importlib.util
+import sys
+from types import ModuleType
 
 import pytest
 import torch
 from torch import nn
 
-from trac import baselines
-from trac.baselines import common as shared
+from trac.baselines import learner, learner_of, losses
 from trac.baselines.bear_lag import discrepancy
+from trac.baselines.cdt import CDTConfig
 from trac.baselines.coptidice import advantage, dual_loss
 from trac.baselines.cpq import penalised
 
-osrl = pytest.importorskip("osrl.algorithms", reason="osrl-lib is not installed, with what its modules import")
+if importlib.util.find_spec("fsrl") is None:
+    # Its trainers import loggers from there, which no loss needs.
+    sys.modules["fsrl"], sys.modules["fsrl.utils"] = ModuleType("fsrl"), ModuleType("fsrl.utils")
+    sys.modules["fsrl.utils"].DummyLogger = sys.modules["fsrl.utils"].WandbLogger = object
+osrl = pytest.importorskip("osrl.algorithms", reason="osrl-lib is not installed: see make test-osrl")
 
 CPU, WIDTHS, DIMS = torch.device("cpu"), (16, 16), dict(state_dim=8, action_dim=2, max_action=1.0)
 SHAPE = dict(a_hidden_sizes=list(WIDTHS), c_hidden_sizes=list(WIDTHS), cost_limit=8, episode_len=200)
@@ -22,7 +33,7 @@ RATES = dict(actor_lr=0.0, critic_lr=0.0)
 def case(data):
     def make(name, **changes):
         shape = dict(hidden=WIDTHS, cost_limit=8, eval_episodes=0) | changes
-        method = baselines.METHODS[name](baselines.METHODS[name].Config(**shape), data, CPU)
+        method = learner_of(name)(learner_of(name).Config(**shape), data, CPU)
         return method, {key: values[:50] for key, values in method.data.items()}
 
     return make
@@ -78,8 +89,8 @@ def test_cpq(case):
     close(seeded(method.vae.loss, s, a, 0.5), seeded(theirs.vae_loss, s, a)[0])
     following = seeded(method.policy.sample, then)
     q, cost = method.critic(then, following).amin(0), method.cost_critic(then, following).amin(0)
-    target = shared.bellman_target(r, penalised(q, cost, method.limit()), 0.99, done)
-    close(shared.critic_loss(method.critic(s, a), target), seeded(theirs.critic_loss, s, then, a, r, done)[0])
+    target = losses.bellman_target(r, penalised(q, cost, method.limit()), 0.99, done)
+    close(losses.critic_loss(method.critic(s, a), target), seeded(theirs.critic_loss, s, then, a, r, done)[0])
     actions = seeded(method.policy.sample, s)
     q, cost = method.critic(s, actions).amin(0), method.cost_critic(s, actions).amin(0)
     close(-penalised(q, cost, method.limit()).mean(), seeded(theirs.actor_loss, s)[0])
@@ -154,8 +165,8 @@ def test_coptidice(case, data):
 
 
 def test_cdt(data):
-    config = baselines.CDTConfig(width=16, heads=2, layers=2, cost_limit=8, eval_episodes=0, batch_size=8)
-    method = baselines.METHODS["cdt"](config, data, CPU)
+    config = CDTConfig(width=16, heads=2, layers=2, cost_limit=8, eval_episodes=0, batch_size=8)
+    method = learner_of("cdt")(config, data, CPU)
     theirs = osrl.CDT(**DIMS, seq_len=10, episode_len=200, embedding_dim=16, num_layers=2, num_heads=2, use_rew=True,
                       use_cost=True, cost_transform=True, stochastic=True, target_entropy=-2)  # fmt: skip
     torch.manual_seed(0)
@@ -178,7 +189,7 @@ def test_cdt(data):
             ours.load_state_dict(other.state_dict())
         head = (theirs.action_head.mu, theirs.action_head.log_std)
         fill_mlp(policy.action_head, [head])
-    with shared.seeded(CPU, 0):
+    with learner.seeded(CPU, 0):
         batch = method.batch()
     s, a, returns, to_pay, times = (batch[k] for k in ("observations", "actions", "returns", "to_pay", "times"))
     expected, costs, _ = theirs(s, a, returns, to_pay, times, ~batch["mask"])

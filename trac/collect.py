@@ -15,17 +15,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import pandas as pd
 import torch
 
 from trac import envs
+from trac.baselines.online import Episode, Multiplier, Recorder, relabel, stable_baselines3
 from trac.trajectories import KEYS, Trajectories, from_arrays, write
-
-Episode = dict[str, np.ndarray]  # KEYS -> (T, dim) or (T,) float32
 
 # Best return in each eighth of the cost range, read off the plots of DSRL's data (arXiv 2306.09303).
 DSRL_FRONTIER = {
@@ -112,31 +109,6 @@ SETTINGS = {
 }
 
 
-class Recorder(gym.Wrapper):
-    """Keep every finished episode as it was executed, and pass on the reward `scale * (r - multiplier * c)`."""
-
-    def __init__(self, env: gym.Env, scale: float = 1.0):
-        super().__init__(env)
-        self.scale, self.multiplier = scale, 0.0
-        self.episodes: list[Episode] = []
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
-        self._rows: list[tuple] = []
-        self._observation, info = self.env.reset(seed=seed, options=options)
-        return self._observation, info
-
-    def step(self, action):
-        action = np.clip(action, -1, 1)
-        upcoming, reward, terminal, timeout, info = self.env.step(action)
-        # The order of KEYS.
-        self._rows.append((self._observation, upcoming, action, reward, info["cost"], terminal, timeout))
-        self._observation = upcoming
-        if terminal or timeout:
-            columns = zip(*self._rows, strict=True)
-            self.episodes.append({k: np.array(column, np.float32) for k, column in zip(KEYS, columns, strict=True)})
-        return upcoming, self.scale * (reward - self.multiplier * info["cost"]), terminal, timeout, info
-
-
 def collect(task: str, settings: Settings, seed: int) -> list[Episode]:
     """Train, and return all training episodes and all rollouts in the order in which they were made.
 
@@ -146,7 +118,6 @@ def collect(task: str, settings: Settings, seed: int) -> list[Episode]:
         seed: of the agent and its simulator; the rollouts' simulator starts from `seed + 1`, the refill's from
             `seed + 2`.
     """
-    sac = _sac()
     torch.set_num_threads(1)  # the same seed gives the same bits for one thread count only
     env = Recorder(envs.make(task), settings.reward_scale)
     checkpoint_env = Recorder(envs.make(task))
@@ -154,7 +125,7 @@ def collect(task: str, settings: Settings, seed: int) -> list[Episode]:
     # A simulator of its own, so that refilling leaves the course of training as it was.
     refill_env = Recorder(envs.make(task))
     refill_env.reset(seed=seed + 2)
-    model = sac(
+    model = stable_baselines3().SAC(
         "MlpPolicy",
         env,
         seed=seed,
@@ -171,23 +142,19 @@ def collect(task: str, settings: Settings, seed: int) -> list[Episode]:
         target_entropy=settings.target_entropy,
     )
     episodes: list[Episode] = []
-    trained, integral = 0, 0.0
+    trained = 0
+    multiplier = Multiplier(settings.integral_gain, settings.proportional_gain, settings.max_multiplier)
     for step in range(settings.checkpoint_every, settings.steps + 1, settings.checkpoint_every):
         model.learn(settings.checkpoint_every, reset_num_timesteps=False)
         rolled = rollouts(model, checkpoint_env, settings.rollouts)
         episodes += env.episodes[trained:] + rolled
         trained = len(env.episodes)
 
-        # A proportional term as well as the integral: where return is convex in cost, as on BallRun,
-        # the integral alone jumps from one end of the frontier to the other (Stooke et al., arXiv 2007.03964).
         cost = float(np.mean([episode["costs"].sum() for episode in rolled]))
         limit = float(np.interp(step, [at for at, _ in settings.limits], [limit for _, limit in settings.limits]))
         if cost <= settings.max_cost and _near(episodes, cost, settings.max_cost / 16) < settings.scarce:
             episodes += rollouts(model, refill_env, settings.refill)
-        integral = float(np.clip(integral + settings.integral_gain * (cost - limit), 0, settings.max_multiplier))
-        env.multiplier = float(
-            np.clip(integral + settings.proportional_gain * (cost - limit), 0, settings.max_multiplier)
-        )
+        env.multiplier = multiplier(cost - limit)
         relabel(model.replay_buffer, env)
 
         mean_return = float(np.mean([episode["rewards"].sum() for episode in rolled]))
@@ -213,13 +180,6 @@ def rollouts(model, env: Recorder, episodes: int) -> list[Episode]:
 
 def _near(episodes: Sequence[Episode], cost: float, width: float) -> int:
     return sum(abs(float(episode["costs"].sum()) - cost) <= width for episode in episodes)
-
-
-def relabel(buffer, env: Recorder) -> None:
-    """Rewrite the replay buffer's rewards with the current multiplier, so that old samples stay usable."""
-    rewards = np.concatenate([episode["rewards"] for episode in env.episodes])
-    costs = np.concatenate([episode["costs"] for episode in env.episodes])
-    buffer.rewards[: len(rewards), 0] = env.scale * (rewards - env.multiplier * costs)
 
 
 def thin(costs: np.ndarray, returns: np.ndarray, settings: Settings, seed: int) -> np.ndarray:
@@ -307,17 +267,6 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "not installed"
-
-
-def _sac():
-    try:
-        from stable_baselines3 import SAC
-    except ImportError as error:
-        raise ImportError(
-            f"Making datasets needs Stable-Baselines3, and importing it failed ({error}). "
-            f"Install it with: pip install stable-baselines3"
-        ) from error
-    return SAC
 
 
 def main(task: str, /, out: Path = Path("trac/datasets"), seed: int = 0) -> None:

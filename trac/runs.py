@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import safetensors.torch
+import torch
 
 from trac.checkpoint import write_file
 from trac.config import ConfigError, TracConfig
@@ -58,7 +60,7 @@ class Run:
 
 def load_run(folder: str | os.PathLike) -> Run:
     """Read what `Run.save` wrote. Raises FileNotFoundError or ConfigError naming the file that is wrong."""
-    from trac.baselines import METHODS  # which imports this module
+    from trac.baselines import METHODS, learner_of  # which imports this module
 
     folder = Path(folder)
     for name in ("run.json", "weights.safetensors", "history.csv"):
@@ -66,7 +68,8 @@ def load_run(folder: str | os.PathLike) -> Run:
             raise FileNotFoundError(f"{folder / name}: no such file; {folder} does not hold a finished run.")
     try:
         manifest = json.loads((folder / "run.json").read_text())
-        method = METHODS.get(manifest["record"]["algorithm"])
+        algorithm = manifest["record"]["algorithm"]
+        method = learner_of(algorithm) if algorithm in METHODS else None
         config: Any = (method.Config if method else TracConfig).from_dict(manifest["config"])
         weights = safetensors.torch.load_file(folder / "weights.safetensors")
         policies: dict[str, Any] = {"best": None, "reference": None}
@@ -81,6 +84,16 @@ def load_run(folder: str | os.PathLike) -> Run:
         raise ConfigError(f"{folder}: the run cannot be read ({error}). Train it again.") from error
     history = pd.read_csv(folder / "history.csv")
     return Run(config=config, history=history, record=manifest["record"], **policies)
+
+
+def made_by(device: str) -> dict[str, Any]:
+    """What a run's bits depend on beside its config, for its record."""
+    return {
+        "device": device,
+        "processor": processor(),
+        "threads": torch.get_num_threads(),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+    }
 
 
 def processor() -> str:

@@ -1,7 +1,6 @@
 """Runs that are trained together: the loop over updates, what is seen of them, and their checkpoints."""
 
 import math
-import platform
 import signal
 import threading
 import time
@@ -11,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -24,7 +22,7 @@ from trac.fused import Trunk
 from trac.learner import METRICS, Learner
 from trac.partition import Segments
 from trac.policy import Policy, layer_sizes
-from trac.runs import Run, processor
+from trac.runs import Run, made_by
 
 
 class Stack:
@@ -199,10 +197,7 @@ class Stack:
             "algorithm": self.identity["algorithm"],
             "seconds": round(self.seconds, 2),
             "stack": len(self.configs),
-            "device": self.identity["device"],
-            "processor": processor(),
-            "threads": torch.get_num_threads(),
-            "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+            **made_by(self.identity["device"]),
             "failed_step": self.failed[m] or None,
         }
 

@@ -1,27 +1,22 @@
-"""Methods that TraC is compared with; each has the signature of `trac.train`."""
+"""Methods that TraC is compared with; each has the signature of `trac.train`.
+
+A method is imported from its module, which leaves the others unloaded: `from trac.baselines.cpq import CPQConfig, cpq`.
+"""
+
+from importlib import import_module
 
 from trac.baselines.bc import bc_all, bc_safe
-from trac.baselines.bcq_lag import BCQLag, BCQLagConfig, bcq_lag
-from trac.baselines.bear_lag import BEARLag, BEARLagConfig, bear_lag
-from trac.baselines.cdt import CDT, CDTConfig, cdt
-from trac.baselines.common import Learner
-from trac.baselines.coptidice import COptiDICE, COptiDICEConfig, coptidice
-from trac.baselines.cpq import CPQ, CPQConfig, cpq
 
-METHODS: dict[str, type[Learner]] = {m.algorithm: m for m in (BCQLag, BEARLag, CDT, COptiDICE, CPQ)}
+# By a method's name, which its module and its training function have, too: the class of its runs.
+METHODS = {
+    **{"bcq_lag": "BCQLag", "bear_lag": "BEARLag", "cdt": "CDT", "coptidice": "COptiDICE", "cpq": "CPQ"},
+    **{"ppo_lag": "PPOLag", "sac_lag": "SACLag"},  # online
+}
 
-__all__ = [
-    "METHODS",
-    "BCQLagConfig",
-    "BEARLagConfig",
-    "CDTConfig",
-    "COptiDICEConfig",
-    "CPQConfig",
-    "bc_all",
-    "bc_safe",
-    "bcq_lag",
-    "bear_lag",
-    "cdt",
-    "coptidice",
-    "cpq",
-]
+
+def learner_of(algorithm: str):
+    """The class of a method's runs, of `trac.baselines.learner.Learner` or `trac.baselines.online.Online`."""
+    return getattr(import_module(f"trac.baselines.{algorithm}"), METHODS[algorithm])
+
+
+__all__ = ["METHODS", "bc_all", "bc_safe", "learner_of"]

@@ -16,17 +16,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from trac.baselines.common import (
-    VAE,
-    BaselineConfig,
-    LagrangianLearner,
-    SquashedGaussian,
-    adam,
-    descend,
-    soft_update,
-    target_of,
-    train,
-)
+from trac.baselines.lagrangian import LagrangianLearner
+from trac.baselines.learner import BaselineConfig
+from trac.baselines.losses import adam, descend, soft_update, target_of
+from trac.baselines.networks import VAE, SquashedGaussian
+from trac.baselines.training import train
 from trac.config import ConfigError
 from trac.trajectories import Trajectories
 

@@ -18,24 +18,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributions import Normal
 
-from trac.baselines.common import (
-    LOG_STD_MAX,
-    LOG_STD_MIN,
-    BaselineConfig,
-    BaselinePolicy,
-    Learner,
-    adam,
-    descend,
-    train,
-)
+from trac.baselines.learner import BaselineConfig, Learner
+from trac.baselines.losses import adam, descend
+from trac.baselines.training import train
+from trac.baselines.transformer import DecisionTransformer
 from trac.config import ConfigError
-from trac.tasks import get_task
 from trac.trajectories import Trajectories
 
-AUGMENT = 2  # what a random number is for; see `trac.baselines.common`
-COST_SHIFT = 50.0  # the network sees this minus the cost to go (OSRL's cost_transform)
+AUGMENT = 2  # what a random number is for; see `trac.baselines.learner`
 
 # Return to ask for at each cost limit, degree of the frontier, largest return of a made-up pair, and how much lower an
 # episode's return may be than that of the one it stands in for (OSRL, examples/configs/cdt_configs.py).
@@ -155,114 +146,6 @@ def made_up(
             nearest = int(generator.choice(len(costs), p=likely / likely.sum()))
         chosen.append(nearest)
     return np.array(chosen, dtype=np.int64), asked_returns, asked_costs
-
-
-class Block(nn.Module):
-    """A transformer layer: causal attention and a network of four times the width, each after a LayerNorm."""
-
-    def __init__(self, width: int, heads: int, dropout: float):
-        super().__init__()
-        self.heads, self.dropout = heads, dropout
-        self.norms = nn.ModuleList([nn.LayerNorm(width), nn.LayerNorm(width)])
-        self.attend, self.join = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.widen, self.narrow = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, tokens, width) -> the same."""
-        dropout = self.dropout if self.training else 0.0
-        query, key, value = self.attend(self.norms[0](x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        seen = F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True)
-        x = x + F.dropout(self.join(seen.transpose(1, 2).flatten(2)), dropout)
-        return x + F.dropout(self.narrow(F.gelu(self.widen(self.norms[1](x)))), dropout)
-
-
-class DecisionTransformer(BaselinePolicy):
-    """The policy and its memory of an episode: `start`, then `act` and `observe` in turn.
-
-    Attributes:
-        target: (2,) return, scaled, and cost to ask for.
-    """
-
-    def __init__(self, obs_dim: int, act_dim: int, config: CDTConfig):
-        super().__init__()
-        width = config.width
-        self.obs_dim, self.act_dim, self.context, self.scale = obs_dim, act_dim, config.context, config.reward_scale
-        self.horizon, self.dropout = get_task(config.task).max_episode_steps, config.dropout
-        self.times = nn.Embedding(self.horizon, width)
-        self.embed = nn.ModuleList([nn.Linear(size, width) for size in (1, 1, obs_dim, act_dim)])
-        self.norms = nn.ModuleList([nn.LayerNorm(width), nn.LayerNorm(width)])
-        self.blocks = nn.ModuleList([Block(width, config.heads, config.dropout) for _ in range(config.layers)])
-        self.action_head, self.cost_head = nn.Linear(width, 2 * act_dim), nn.Linear(width, 2)
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=0.02)
-            if isinstance(module, nn.Linear):
-                nn.init.zeros_(module.bias)
-        self.target: Tensor
-        self.register_buffer("target", torch.zeros(2))
-        self.start(0)
-
-    def forward(
-        self, observations: Tensor, actions: Tensor, returns: Tensor, costs: Tensor, times: Tensor
-    ) -> tuple[Normal, Tensor]:
-        """What follows each step of a window, from that step and those before it.
-
-        Args:
-            observations: (B, L, obs_dim).
-            actions: (B, L, act_dim); an action is not seen by its own prediction.
-            returns: (B, L) to go, scaled.
-            costs: (B, L) to go.
-            times: (B, L) int64, steps since the episode's start.
-
-        Returns:
-            The action's distribution (B, L, act_dim), and the logits (B, L, 2) that the step costs.
-        """
-        values = (returns.unsqueeze(-1), COST_SHIFT - costs.unsqueeze(-1), observations, actions)
-        tokens = torch.stack([embed(x) for embed, x in zip(self.embed, values, strict=True)], 2)
-        x = self.norms[0]((tokens + self.times(times).unsqueeze(2)).flatten(1, 2))
-        x = F.dropout(x, self.dropout, self.training)
-        for block in self.blocks:
-            x = block(x)
-        x = self.norms[1](x).unflatten(1, (-1, 4))
-        mean, log_std = self.action_head(x[:, :, 2]).chunk(2, dim=-1)
-        std = log_std.clamp(LOG_STD_MIN, LOG_STD_MAX).exp()
-        return Normal(mean, std, validate_args=False), self.cost_head(x[:, :, 3])
-
-    def aim(self, target_return: float, target_cost: float) -> Self:
-        """Ask for this return and this cost of an episode from now on; returns itself."""
-        self.target.copy_(torch.tensor([target_return * self.scale, target_cost]))
-        self.start(0)
-        return self
-
-    def start(self, seed: int) -> None:
-        """Forget the episode. The seed is not used: the policy is deterministic."""
-        self.wanted = [self.target.tolist()]
-        self.seen: list[tuple[np.ndarray, np.ndarray]] = []
-
-    def observe(self, reward: float, cost: float) -> None:
-        """What the last action brought: it is no longer to go."""
-        returns, costs = self.wanted[-1]
-        self.wanted.append([returns - reward * self.scale, costs - cost])
-
-    @torch.inference_mode()
-    def act(self, observation) -> np.ndarray:
-        """The action after the steps since `start`: (obs_dim,) -> (act_dim,)."""
-        self.seen.append((np.asarray(observation, dtype=np.float32), np.zeros(self.act_dim, dtype=np.float32)))
-        if len(self.wanted) != len(self.seen):
-            raise RuntimeError("call observe(reward, cost) after each action, and start(seed) before an episode.")
-        first = max(0, len(self.seen) - self.context)
-        device = self.target.device
-        observations, actions = (
-            torch.as_tensor(np.stack(x), device=device) for x in zip(*self.seen[first:], strict=True)
-        )
-        wanted = torch.tensor(self.wanted[first:], device=device)
-        times = torch.arange(first, len(self.seen), device=device).clamp(max=self.horizon - 1)
-        x = (observations, actions, wanted[:, 0], wanted[:, 1], times)
-        training, _ = self.training, self.eval()
-        action = self(*(part.unsqueeze(0) for part in x))[0].mean[0, -1].clamp(-1, 1).cpu().numpy()
-        self.train(training)
-        self.seen[-1] = (self.seen[-1][0], action)
-        return action
 
 
 class CDT(Learner):

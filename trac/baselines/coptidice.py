@@ -25,7 +25,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trac.baselines.common import BaselineConfig, Ensemble, Learner, SquashedGaussian, adam, descend, train
+from trac.baselines.learner import BaselineConfig, Learner
+from trac.baselines.losses import adam, descend
+from trac.baselines.networks import Ensemble, SquashedGaussian
+from trac.baselines.training import train
 from trac.config import ConfigError
 from trac.trajectories import Trajectories
 

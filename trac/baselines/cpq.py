@@ -8,8 +8,10 @@ half the batch and half the width. What differs from OSRL's code: actions are sa
 policy takes them, where its penalty takes them before; E[Q_c] over unseen actions is the mean over those alone, where
 its mean counts zeros for the others. In its code the penalty has no gradient: `penalty=False` repeats that.
 
-Where all actions of a batch are above the limit the policy's loss has no gradient, and the policy stays as it is: watch
-the history's `safe`, the share of them that is not.
+The policy's loss pushes actions within the limit towards a larger Q and leaves those above it alone; nothing pushes
+back. Where the best action within the limit is on its edge, a policy can go on until all actions of a batch are above
+the limit; then the loss has no gradient, and the policy is frozen. The history has `safe`, the share of the actions
+within the limit, and `frozen`, the share of the updates without any.
 """
 
 from collections.abc import Sequence
@@ -19,21 +21,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from trac.baselines.common import (
-    VAE,
-    BaselineConfig,
-    Ensemble,
-    Learner,
-    SquashedGaussian,
-    adam,
-    bellman_target,
-    critic_loss,
-    descend,
-    kl_to_standard_normal,
-    soft_update,
-    target_of,
-    train,
-)
+from trac.baselines.learner import BaselineConfig, Learner
+from trac.baselines.losses import adam, bellman_target, critic_loss, descend, soft_update, target_of
+from trac.baselines.networks import VAE, Ensemble, SquashedGaussian, kl_to_standard_normal
+from trac.baselines.training import train
 from trac.trajectories import Trajectories
 
 
@@ -132,7 +123,8 @@ class CPQ(Learner):
         soft_update(self.cost_target, self.cost_critic, config.tau)
         safe = (cost <= limit).float().mean()
         losses = {"vae_loss": vae_loss, "critic_loss": q_loss, "cost_critic_loss": cost_loss}
-        return losses | {"policy_loss": policy_loss, "q": q.mean(), "cost_q": cost.mean(), "safe": safe, "alpha": alpha}
+        losses |= {"policy_loss": policy_loss, "q": q.mean(), "cost_q": cost.mean()}
+        return losses | {"safe": safe, "frozen": (safe == 0).float(), "alpha": alpha}
 
     def _unseen_cost(self, observations: Tensor) -> Tensor:
         """Q_c of the policy's unseen actions, with a gradient to the cost critic alone."""

@@ -1,0 +1,155 @@
+"""The online baselines: the multiplier's answer in a case by hand, and what a run starts from."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+import trac
+from trac.baselines import bc_all
+from trac.baselines.online import Multiplier, Recorder
+from trac.config import ConfigError
+
+pytest.importorskip("stable_baselines3")
+from trac.baselines.ppo_lag import PPOLag, PPOLagConfig, ppo_lag
+from trac.baselines.sac_lag import SACLag, SACLagConfig, sac_lag
+
+STEPS = 10  # of an episode
+
+
+class OneState(gym.Env):
+    """Reward a and cost (a)+² for each of 10 steps.
+
+    Under a limit of 2.5 a step may cost 1/4: the best action is 1/2, where the slopes 1 and 2 λ a agree for λ = 1.
+    """
+
+    observation_space = gym.spaces.Box(-1, 1, (2,))
+    action_space = gym.spaces.Box(-1, 1, (1,))
+
+    def reset(self, *, seed=None, options=None):
+        self.time = 0
+        return np.ones(2, dtype=np.float32), {}
+
+    def step(self, action):
+        self.time += 1
+        a = float(action[0])
+        return np.ones(2, dtype=np.float32), a, False, self.time == STEPS, {"cost": max(a, 0.0) ** 2}
+
+
+def test_the_multiplier_by_hand():
+    multiplier = Multiplier(0.1, 0.5, largest=2.0)
+    # Integral 0.2, 0.3, 0 (not below), 2 (not above).
+    assert [multiplier(excess) for excess in (2.0, 1.0, -9.0, 30.0)] == pytest.approx([1.2, 0.8, 0.0, 2.0])
+    assert multiplier.integral == 2.0
+
+
+def test_the_multiplier_comes_to_rest_where_the_limit_is_met():
+    multiplier, action = Multiplier(0.02, 0.05, largest=50.0), 1.0
+    for _ in range(300):
+        found = multiplier(STEPS * action**2 - 2.5)
+        action = 1.0 if found <= 0.5 else 1 / (2 * found)  # the best answer to a - λ a²
+    assert (found, action) == pytest.approx((1.0, 0.5), abs=1e-6)
+
+
+def small(method, **changes):
+    return method.Config(**dict(task="BallRun", steps=400, every=200, hidden=(16, 16), batch_size=20) | changes)
+
+
+@pytest.mark.parametrize(("method", "train"), [(SACLag, sac_lag), (PPOLag, ppo_lag)])
+def test_a_run_repeats_is_saved_and_counts_what_it_paid(method, train, tmp_path):
+    made = []
+
+    def make():
+        made.append(Recorder(trac.envs.make("BallRun")))
+        return made[-1]
+
+    np.random.seed(7)
+    torch.manual_seed(7)
+    before = np.random.get_state()[1].copy(), torch.get_rng_state()
+    run = train(small(method), progress=False, env=make, out=tmp_path)
+    assert np.array_equal(before[0], np.random.get_state()[1]) and torch.equal(before[1], torch.get_rng_state())
+    again = train([small(method)], progress=False)[0]
+    assert all(torch.equal(x, again.policy.named()[name]) for name, x in run.policy.named().items())
+    assert run.history.equals(again.history) and run.history.step.tolist() == [200, 400]
+
+    costs = [episode["costs"].sum() for episode in made[0].episodes]
+    assert run.history.episodes.tolist() == [2, 4] and run.history.paid.tolist() == [sum(costs[:2]), sum(costs)]
+    assert run.history.cost.tolist() == [np.mean(costs[:2]), np.mean(costs[2:])]
+    multiplier = Multiplier(0.02, 0.05, 50.0)
+    assert run.history.multiplier.tolist() == [multiplier(cost - 20) for cost in run.history.cost]
+
+    loaded = trac.load_run(tmp_path)
+    assert loaded.config == run.config and loaded.record["algorithm"] == method.algorithm
+    options = dict(task="BallRun", cost_limit=20, episodes=2, workers=1)
+    one, two = (trac.evaluate(policy, **options).episodes for policy in (run.policy, loaded.policy))
+    assert one.equals(two)
+
+
+@pytest.mark.parametrize("method", [SACLag, PPOLag])
+def test_the_runs_policy_is_the_models_mean(method):
+    learner = method(small(method), Recorder(trac.envs.make("BallRun")), "cpu", None)
+    observations = np.random.default_rng(0).standard_normal((5, 7)).astype(np.float32)
+    expected, _ = learner.model.predict(observations, deterministic=True)
+    np.testing.assert_allclose(learner.policy().act(observations), expected, atol=1e-6)
+
+
+def test_the_buffer_starts_with_the_data_and_every_price_is_the_multipliers():
+    data = trac.load("BallRun")
+    env = Recorder(trac.envs.make("BallRun"), 0.1)
+    learner = SACLag(small(SACLag, reward_scale=0.1), env, "cpu", data)
+    buffer, size = learner.model.replay_buffer, len(data)
+    assert buffer.size() == size
+    for name in ("observations", "next_observations", "actions"):
+        np.testing.assert_array_equal(getattr(buffer, name)[:size, 0], getattr(data, name))
+    np.testing.assert_array_equal(buffer.dones[:size, 0], data.terminals | data.timeouts)
+    np.testing.assert_array_equal(buffer.timeouts[:size, 0], data.timeouts & ~data.terminals)
+    env.multiplier = 3.0
+    learner.model.learn(200)
+    learner.repriced()
+    assert buffer.size() == size + 200
+    made = env.episodes[len(data.starts) :]
+    rewards = np.concatenate([data.rewards, *(episode["rewards"] for episode in made)])
+    costs = np.concatenate([data.costs, *(episode["costs"] for episode in made)])
+    np.testing.assert_allclose(buffer.rewards[: size + 200, 0], 0.1 * (rewards - 3 * costs), rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(buffer.actions[size : size + 200, 0], np.concatenate([e["actions"] for e in made]))
+    assert env.paid == sum(episode["costs"].sum() for episode in made)  # the data's costs were paid by others
+
+
+def test_ppo_starts_from_the_cloned_policy(data):
+    shape = dict(hidden=(16, 16), eval_episodes=0, steps=20, bc_steps=20)
+    config = small(PPOLag, task="BallCircle")
+    observations = data.observations[:5]
+    for kind in ("deterministic", "gaussian"):
+        cloned = bc_all(data, trac.TracConfig(**shape, policy=kind, cost_limit=8), progress=False).policy
+        learner = PPOLag(config, Recorder(trac.envs.make("BallCircle")), "cpu", cloned)
+        np.testing.assert_allclose(learner.policy().act(observations), cloned.act(observations), atol=1e-6)
+    with pytest.raises(ConfigError, match=r"init has hidden=\(16, 16\) and the config hidden=\(8,\)"):
+        ppo_lag(config.replace(hidden=(8,)), init=cloned, progress=False)
+
+
+def test_what_is_wrong_is_refused(data):
+    with pytest.raises(ConfigError, match="sac_lag takes a SACLagConfig, and this is a PPOLagConfig"):
+        sac_lag(PPOLagConfig())
+    with pytest.raises(ConfigError, match="the config is for BallRun and the buffer's data is of BallCircle"):
+        sac_lag(small(SACLag), buffer=data, progress=False)
+    with pytest.raises(ConfigError, match="steps=300 must be a multiple of every=200"):
+        SACLagConfig(steps=300, every=200)
+    with pytest.raises(ConfigError, match="cost_limit=inf must be"):
+        PPOLagConfig(cost_limit=float("inf"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("train", "config"),
+    [
+        (sac_lag, SACLagConfig(steps=6_000, every=100, train_freq=2, learning_starts=200, entropy=-3.0, batch_size=64)),
+        (ppo_lag, PPOLagConfig(steps=24_000, every=400, noise=0.1, batch_size=100, target_kl=0.05)),
+    ],
+)
+def test_a_limit_is_met_and_used(train, config):
+    config = config.replace(cost_limit=2.5, hidden=(32, 32), gamma=0.9, integral_gain=0.03, proportional_gain=0.1)
+    run = train(config.replace(reward_scale=1.0), env=OneState, progress=False)
+    late = run.history.tail(len(run.history) // 4)
+    assert late.cost.mean() == pytest.approx(2.5, rel=0.15)
+    assert late.multiplier.mean() == pytest.approx(1.0, rel=0.3)
+    assert run.policy.act(np.ones(2))[0] == pytest.approx(0.5, abs=0.1)

@@ -1,0 +1,108 @@
+"""What BCQ-Lag and BEAR-Lag share: pessimistic critics, and a multiplier of the cost."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from trac.baselines.learner import Learner
+from trac.baselines.losses import adam, bellman_target, critic_loss, descend, soft_update, target_of
+from trac.baselines.networks import VAE, Ensemble
+
+
+class PID(nn.Module):
+    """Lagrange multiplier by a PID controller (Stooke et al. 2020), its proportional part clipped as in OSRL.
+
+    λ = K_P (Δ)+ + K_I I + K_D (Δ - Δ_previous)+ with I ← (I + Δ)+, Δ the cost's excess over its limit.
+    """
+
+    def __init__(self, gains: Sequence[float]):
+        super().__init__()
+        self.gains = gains
+        self.integral: Tensor
+        self.previous: Tensor
+        self.register_buffer("integral", torch.zeros(()))
+        self.register_buffer("previous", torch.zeros(()))
+
+    @torch.no_grad()
+    def forward(self, excess: Tensor) -> Tensor:
+        """The multiplier () after this excess ()."""
+        proportional, integral, derivative = self.gains
+        rise = torch.relu(excess - self.previous)
+        self.integral.copy_(torch.relu(self.integral + excess))
+        self.previous.copy_(excess)
+        return proportional * torch.relu(excess) + integral * self.integral + derivative * rise
+
+
+def pessimistic(values: Tensor) -> Tensor:
+    """The smallest value of each half of an ensemble: (2K, N) -> (2, N)."""
+    return values.unflatten(0, (2, -1)).amin(1)
+
+
+def mixed_maximum(values: Tensor, samples: int, mixture: float) -> Tensor:
+    """The value of the best of several actions (the target of Fujimoto et al. 2019).
+
+    max_i [λ min_j Q_j(s, a_i) + (1 - λ) max_j Q_j(s, a_i)], where Q_1 and Q_2 are the `pessimistic` halves.
+
+    Args:
+        values: (2K, N · samples), the samples of an observation one after the other.
+        mixture: λ.
+
+    Returns:
+        (N,).
+    """
+    first, second = pessimistic(values)
+    mixed = mixture * torch.minimum(first, second) + (1 - mixture) * torch.maximum(first, second)
+    return mixed.view(-1, samples).amax(1)
+
+
+class LagrangianLearner(Learner):
+    """What BCQ-Lag and BEAR-Lag share: critics of two halves, the VAE's loss, and the multiplier of the cost."""
+
+    def build_critics(self, vae: VAE) -> None:
+        config, (obs_dim, act_dim) = self.config, self.dims
+        sizes, members = [obs_dim + act_dim, *config.hidden], 2 * config.critics
+        self.critic, self.cost_critic = Ensemble(members, sizes), Ensemble(members, sizes)
+        self.controller = PID(config.pid)
+        self.to(self.device)
+        self.critic_target, self.cost_target = target_of(self.critic), target_of(self.cost_critic)
+        self.optimizers = {
+            "critic": adam(self.critic.parameters(), config.critic_learning_rate),
+            "cost_critic": adam(self.cost_critic.parameters(), config.critic_learning_rate),
+            "vae": adam(vae.parameters(), config.vae_learning_rate),
+        }
+
+    def update_vae(self, vae: VAE, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        loss = vae.loss(batch["observations"], batch["actions"], self.config.beta)
+        descend(self.optimizers["vae"], loss)
+        return {"vae_loss": loss}
+
+    def update_critics(self, batch: dict[str, Tensor], following: Tensor, actions: Tensor) -> dict[str, Tensor]:
+        """Bellman updates of both critics.
+
+        Args:
+            following: (N · samples, obs_dim) next observations, each `samples` times.
+            actions: (N · samples, act_dim) in them.
+        """
+        config, s, a = self.config, batch["observations"], batch["actions"]
+        with torch.no_grad():
+            best = mixed_maximum(self.critic_target(following, actions), config.samples, config.mixture)
+            costliest = mixed_maximum(self.cost_target(following, actions), config.samples, config.mixture)
+        loss = critic_loss(self.critic(s, a), bellman_target(batch["rewards"], best, config.gamma, batch["done"]))
+        descend(self.optimizers["critic"], loss)
+        # As in OSRL, the cost goes on after the end of an episode (see `discounted_limit`), and is the costliest's.
+        cost_loss = critic_loss(self.cost_critic(s, a), bellman_target(batch["costs"], costliest, config.gamma))
+        descend(self.optimizers["cost_critic"], cost_loss)
+        return {"critic_loss": loss, "cost_critic_loss": cost_loss}
+
+    def lagrangian(self, observations: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Q (N,) of the policy's actions, the penalty λ (E[Q_c] - l) (), and metrics; moves the multiplier λ."""
+        q = pessimistic(self.critic(observations, actions)).amin(0)
+        cost = pessimistic(self.cost_critic(observations, actions)).amin(0).mean()
+        excess = cost - self.limit()
+        multiplier = self.controller(excess.detach())
+        return q, multiplier * excess, {"q": q.mean(), "cost_q": cost, "multiplier": multiplier}
+
+    def update_targets(self) -> None:
+        soft_update(self.critic_target, self.critic, self.config.tau)
+        soft_update(self.cost_target, self.cost_critic, self.config.tau)

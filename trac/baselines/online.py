@@ -1,0 +1,256 @@
+"""What the online baselines share: a simulator that records, the cost's multiplier, and the loop between them.
+
+Stable-Baselines3's learner sees the reward r - λ c. The multiplier λ follows the cost of the episodes that it makes.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from trac import envs
+from trac.baselines.networks import BaselinePolicy, mlp
+from trac.config import ConfigError, Settings
+from trac.runs import Run, made_by
+from trac.simulators import numpy_state
+from trac.trajectories import KEYS
+
+Episode = dict[str, np.ndarray]  # KEYS -> (T, dim) or (T,) float32
+
+
+@dataclass(frozen=True)
+class OnlineConfig(Settings):
+    """The fields that both online baselines have."""
+
+    task: str = "BallCircle"  # name in trac.TASKS, or of a task of your own
+    cost_limit: float = 20.0  # l [cost per episode]
+    seed: int = 0
+    steps: int = 100_000  # of the simulator; a multiple of `every`
+    every: int = 2_000  # simulator steps between updates of the multiplier
+    hidden: tuple[int, ...] = (128, 128)  # widths of actor and critics
+    reward_scale: float = 0.1  # the learner sees scale * (r - λ c)
+    integral_gain: float = 0.02  # change of λ for each unit of an episode's cost over the limit
+    proportional_gain: float = 0.05  # λ on top of the integral for each unit of cost over the limit
+    max_multiplier: float = 50.0  # λ stays in [0, max]
+
+    def __post_init__(self):
+        object.__setattr__(self, "hidden", tuple(self.hidden))
+        if not 0 <= self.cost_limit < float("inf"):
+            raise ConfigError(f"cost_limit={self.cost_limit} must be 0 or more and finite.")
+        if self.every < 1 or self.steps < 1 or self.steps % self.every:
+            raise ConfigError(f"steps={self.steps} must be a multiple of every={self.every}, and both at least 1.")
+        for name in ("integral_gain", "proportional_gain", "max_multiplier"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"{name}={getattr(self, name)} must be 0 or more.")
+
+
+class Multiplier:
+    """λ in [0, largest], by proportional and integral control of a cost's excess over its limit.
+
+    The proportional term matters where return is convex in cost: there the integral alone jumps from one end of the
+    frontier to the other (Stooke, Achiam and Abbeel, ICML 2020, arXiv 2007.03964).
+    """
+
+    def __init__(self, integral_gain: float, proportional_gain: float, largest: float):
+        self.gains, self.largest, self.integral = (integral_gain, proportional_gain), largest, 0.0
+
+    def __call__(self, excess: float) -> float:
+        """The multiplier after this excess [cost per episode]."""
+        integral_gain, proportional_gain = self.gains
+        self.integral = float(np.clip(self.integral + integral_gain * excess, 0, self.largest))
+        return float(np.clip(self.integral + proportional_gain * excess, 0, self.largest))
+
+
+class Recorder(gym.Wrapper):
+    """Keep every finished episode as it was executed, and pass on the reward `scale * (r - multiplier * c)`.
+
+    Attributes:
+        episodes: the finished ones.
+        paid: cost of all steps so far.
+    """
+
+    def __init__(self, env: gym.Env, scale: float = 1.0):
+        super().__init__(env)
+        self.scale, self.multiplier, self.paid = scale, 0.0, 0.0
+        self.episodes: list[Episode] = []
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+        self._rows: list[tuple] = []
+        self._observation, info = self.env.reset(seed=seed, options=options)
+        return self._observation, info
+
+    def step(self, action):
+        action = np.clip(action, -1, 1)
+        upcoming, reward, terminal, timeout, info = self.env.step(action)
+        # The order of KEYS.
+        self._rows.append((self._observation, upcoming, action, reward, info["cost"], terminal, timeout))
+        self._observation = upcoming
+        self.paid += float(info["cost"])
+        if terminal or timeout:
+            columns = zip(*self._rows, strict=True)
+            self.episodes.append({k: np.array(column, np.float32) for k, column in zip(KEYS, columns, strict=True)})
+        return upcoming, self.scale * (reward - self.multiplier * info["cost"]), terminal, timeout, info
+
+
+def relabel(buffer, env: Recorder) -> None:
+    """Rewrite a replay buffer's rewards with the current multiplier, so that old samples stay usable.
+
+    The buffer holds the transitions of `env.episodes` in their order, then those of the unfinished episode.
+    """
+    rewards = np.concatenate([episode["rewards"] for episode in env.episodes])
+    costs = np.concatenate([episode["costs"] for episode in env.episodes])
+    buffer.rewards[: len(rewards), 0] = env.scale * (rewards - env.multiplier * costs)
+
+
+def stable_baselines3():
+    """The package; an ImportError that has the command to install it, where it is missing."""
+    try:
+        import stable_baselines3
+    except ImportError as error:
+        raise ImportError(
+            f"This needs Stable-Baselines3, and importing it failed ({error}). "
+            f"Install it with: pip install stable-baselines3"
+        ) from error
+    return stable_baselines3
+
+
+class MeanPolicy(BaselinePolicy):
+    """tanh of a multilayer perceptron: the mean action of what was learned."""
+
+    def __init__(self, obs_dim: int, act_dim: int, hidden: Sequence[int]):
+        super().__init__()
+        self.body = mlp([obs_dim, *hidden, act_dim])
+
+    def actions(self, observations: Tensor) -> Tensor:
+        return torch.tanh(self.body(observations))
+
+
+class Online:
+    """One run of an online baseline. A subclass makes Stable-Baselines3's model.
+
+    Attributes:
+        env: what the model acts in.
+        model: see `build`.
+    """
+
+    algorithm: ClassVar[str]
+    Config: ClassVar[type[OnlineConfig]]
+
+    def __init__(self, config: Any, env: Recorder, device: str, start: Any):
+        self.config, self.env = config, env
+        self.model = self.build(device, start)
+
+    def build(self, device: str, start: Any) -> Any:
+        """The model, with what the run starts from, if anything."""
+        raise NotImplementedError
+
+    def actor(self) -> list[nn.Linear]:
+        """The layers from an observation to the mean action before tanh."""
+        raise NotImplementedError
+
+    def repriced(self) -> None:
+        """Called whenever the multiplier has moved."""
+
+    @staticmethod
+    def make_policy(config: Any, obs_dim: int, act_dim: int) -> MeanPolicy:
+        return MeanPolicy(obs_dim, act_dim, config.hidden)
+
+    def policy(self) -> MeanPolicy:
+        """The mean action as a policy of its own, on the CPU."""
+        spaces: Any = (self.env.observation_space, self.env.action_space)
+        policy = self.make_policy(self.config, *(space.shape[0] for space in spaces))
+        mine = [layer for layer in policy.body if isinstance(layer, nn.Linear)]
+        for ours, layer in zip(mine, self.actor(), strict=True):
+            ours.load_state_dict(layer.state_dict())
+        return policy.requires_grad_(False)
+
+    def learn(self, progress: bool) -> pd.DataFrame:
+        """All simulator steps; see `train_online` for the table."""
+        config, env, rows = self.config, self.env, []
+        multiplier = Multiplier(config.integral_gain, config.proportional_gain, config.max_multiplier)
+        before = seen = len(env.episodes)
+        self.repriced()
+        with tqdm(total=config.steps, disable=not progress, desc=config.task, mininterval=1.0) as bar:
+            for step in range(config.every, config.steps + 1, config.every):
+                self.model.learn(config.every, reset_num_timesteps=False)
+                new, seen = env.episodes[seen:], len(env.episodes)
+                row = {"step": step, "episodes": seen - before, "return": np.nan, "cost": np.nan}
+                if new:
+                    row["return"], row["cost"] = (
+                        float(np.mean([episode[key].sum() for episode in new])) for key in ("rewards", "costs")
+                    )
+                    env.multiplier = multiplier(row["cost"] - config.cost_limit)
+                    self.repriced()
+                rows.append(row | {"multiplier": env.multiplier, "paid": env.paid})
+                bar.update(config.every)
+        return pd.DataFrame(rows)
+
+
+def train_online(
+    method: type[Online],
+    config: Any,
+    *,
+    env: Callable[[], gym.Env] | None = None,
+    device: str = "cpu",
+    out=None,
+    progress: bool = True,
+    start: Any = None,
+):
+    """Learn in the simulator, one run after the other where a list of configs is given.
+
+    The simulator's state cannot be saved, so that there are no checkpoints to go on from.
+
+    Args:
+        config: one of the method's configs, or a list.
+        env: makes the environment of a task of your own, as in `trac.evaluate`.
+        device: for the networks.
+        out: folder for the finished run; of a list, each run has a subfolder, from 000 on.
+        progress: show a progress bar.
+        start: what the method starts from, if anything.
+
+    Returns:
+        A Run, or a list of Runs. Its policy acts by the mean; its history has a row for each update of the multiplier:
+        step [simulator steps]; episodes, their number so far; return and cost, the means of the noisy episodes since
+        the row before (NaN where none was finished); the multiplier λ from here on; paid, the cost of all steps so far.
+
+    Raises:
+        ConfigError: a config is of another method.
+        ImportError: Stable-Baselines3 is not installed.
+        MissingSimulator: the task's simulator is not installed.
+    """
+    if not isinstance(config, Settings):
+        where = [None if out is None else f"{out}/{i:03d}" for i in range(len(config))]
+        options: dict[str, Any] = dict(env=env, device=device, progress=progress, start=start)
+        return [train_online(method, c, out=folder, **options) for c, folder in zip(config, where, strict=True)]
+    if not isinstance(config, method.Config):
+        raise ConfigError(
+            f"{method.algorithm} takes a {method.Config.__name__}, and this is a {type(config).__name__}."
+        )
+    started = time.perf_counter()
+    with _global_generators_as_they_were():
+        simulator = Recorder(env() if env else envs.make(config.task), config.reward_scale)
+        learner = method(config, simulator, device, start)
+        history, policy = learner.learn(progress), learner.policy()
+    seconds = time.perf_counter() - started
+    dims = [policy.body[0].in_features, policy.body[-1].out_features]
+    record = made_by(device) | {"algorithm": method.algorithm, "seconds": round(seconds, 2), "dims": dims}
+    record["versions"] |= {"stable-baselines3": stable_baselines3().__version__}
+    run = Run(config, policy=policy, reference=None, best=None, history=history, record=record)
+    if out is not None:
+        run.save(out)
+    return run
+
+
+@contextmanager
+def _global_generators_as_they_were():
+    # Stable-Baselines3 seeds the global generators, and the simulators draw from NumPy's.
+    with torch.random.fork_rng(), numpy_state(np.random.get_state()):
+        yield

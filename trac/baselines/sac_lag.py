@@ -1,0 +1,98 @@
+"""SAC-Lagrangian: soft actor-critic (Haarnoja et al., ICML 2018, arXiv 1801.01290) in the simulator.
+
+The multiplier is a controller's (Stooke, Achiam and Abbeel, ICML 2020, arXiv 2007.03964). The replay buffer keeps
+rewards and costs apart, and is priced anew whenever the multiplier moves. It can start with offline data.
+
+The defaults are those of FSRL (github.com/liuzuxin/FSRL, fsrl/config/sacl_cfg.py), with which the benchmark's authors
+made their data, where Stable-Baselines3 has the setting; the learning rate is its critic's, and returns are of one
+step where FSRL takes two.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from trac.baselines.online import Online, OnlineConfig, relabel, stable_baselines3, train_online
+from trac.config import ConfigError
+from trac.trajectories import KEYS, Trajectories
+
+
+@dataclass(frozen=True)
+class SACLagConfig(OnlineConfig):
+    """Settings of SAC-Lagrangian."""
+
+    gamma: float = 0.97  # discount per step
+    tau: float = 0.05  # share of the new weights in a target network's update
+    batch_size: int = 256
+    learning_rate: float = 1e-3  # of actor, critics and entropy coefficient
+    entropy: float | None = None  # target entropy [nat]; None: minus the number of action dimensions
+    learning_starts: int = 2_000  # uniformly random actions before this step; without offline data alone
+    train_freq: int = 5  # simulator steps for each update
+
+
+class SACLag(Online):
+    """One run of SAC-Lagrangian."""
+
+    algorithm = "sac_lag"
+    Config = SACLagConfig
+
+    def build(self, device: str, start: Trajectories | None) -> Any:
+        config, offline = self.config, 0 if start is None else len(start)
+        model = stable_baselines3().SAC(
+            "MlpPolicy",
+            self.env,
+            seed=config.seed,
+            device=device,
+            policy_kwargs=dict(net_arch=list(config.hidden)),
+            learning_rate=config.learning_rate,
+            batch_size=config.batch_size,
+            buffer_size=offline + config.steps,
+            learning_starts=0 if offline else config.learning_starts,
+            train_freq=config.train_freq,
+            gamma=config.gamma,
+            tau=config.tau,
+            ent_coef="auto_0.1",
+            target_entropy="auto" if config.entropy is None else config.entropy,
+        )
+        if start is not None:
+            if start.task != config.task:
+                raise ConfigError(f"the config is for {config.task} and the buffer's data is of {start.task}.")
+            fill(model.replay_buffer, start)
+            # `relabel` finds them where those of the simulator follow.
+            ends = np.cumsum(start.lengths)[:-1]
+            columns = {key: np.split(getattr(start, key), ends) for key in KEYS}
+            self.env.episodes = [dict(zip(KEYS, rows, strict=True)) for rows in zip(*columns.values(), strict=True)]
+        return model
+
+    def repriced(self) -> None:
+        if self.env.episodes:
+            relabel(self.model.replay_buffer, self.env)
+
+    def actor(self) -> list[nn.Linear]:
+        actor = self.model.actor
+        return [layer for layer in (*actor.latent_pi, actor.mu) if isinstance(layer, nn.Linear)]
+
+
+def fill(buffer, data: Trajectories) -> None:
+    """Put the data's transitions into an empty replay buffer, in their order; the rewards without a price on cost."""
+    size = len(data)
+    for name in ("observations", "next_observations", "actions", "rewards"):
+        getattr(buffer, name)[:size, 0] = getattr(data, name)
+    buffer.dones[:size, 0] = data.terminals | data.timeouts
+    # What goes on after a time limit has a value.
+    buffer.timeouts[:size, 0] = data.timeouts & ~data.terminals
+    buffer.pos, buffer.full = size % buffer.buffer_size, size == buffer.buffer_size
+
+
+def sac_lag(config: SACLagConfig | Sequence[SACLagConfig], *, buffer: Trajectories | None = None, **options):
+    """Train SAC-Lagrangian in the simulator.
+
+    Args:
+        buffer: offline data that the replay buffer starts with; there are no random actions then.
+
+    For the rest, and what is returned and raised, see `trac.baselines.online.train_online`.
+    """
+    return train_online(SACLag, config, start=buffer, **options)
