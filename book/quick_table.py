@@ -64,13 +64,19 @@ def table(episodes: pd.DataFrame) -> pd.DataFrame:
 
 def write(frame: pd.DataFrame, path: Path, command: str) -> None:
     """CSV with the command, commit and machine that made it in the first lines; temporary name, then renamed."""
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
+    # Tables that were written just before are no change of what makes them.
+    changes = _git("status", "--porcelain", "--untracked-files=no", "--", ":(top,exclude)book/results")
+    commit = _git("rev-parse", "--short", "HEAD") + ("-dirty" if changes else "")
     machine = f"{processor()}, Python {platform.python_version()}, torch {torch.__version__}"
     temporary = path.with_suffix(".part")
     with temporary.open("w") as file:
         file.write(f"# {command}\n# commit {commit}\n# {machine}\n")
         frame.to_csv(file, index=False, float_format="%.6g")
     temporary.replace(path)
+
+
+def _git(*words: str) -> str:
+    return subprocess.run(["git", *words], capture_output=True, text=True).stdout.strip()
 
 
 def main(
