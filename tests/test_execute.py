@@ -123,7 +123,7 @@ def test_what_does_not_fit_is_refused(book):
         cell = new_code_cell("x", outputs=[new_output("display_data", data=data)])
         with pytest.raises(execute.NotebookError, match="an image of 150 kB"):
             execute.check("x", new_notebook(cells=[cell]))
-    cell = new_code_cell("x", outputs=[new_output("stream", text="x" * execute.NOTEBOOK_LIMIT)])
+    cell = new_code_cell("x", outputs=[new_output("stream", text="x\n" * execute.NOTEBOOK_LIMIT)])
     with pytest.raises(execute.NotebookError, match="the limit is 1000"):
         execute.check("x", new_notebook(cells=[cell]))
     cell = new_code_cell("x", outputs=[new_output("stream", text=f"{book}/x.py:1: UserWarning")])
