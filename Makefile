@@ -9,7 +9,7 @@ SAFETY := .venv-safety
 export JUPYTER_PREFER_ENV_PATH := 1
 unexport JUPYTER_PATH
 
-.PHONY: book notebooks html test test-all test-osrl check-py312 safety test-safety lint bench bench-scale datasets studies suites
+.PHONY: book notebooks html test test-all test-osrl test-browser test-colab check-py312 safety test-safety lint bench bench-scale datasets studies suites
 .PHONY: set-repository clean .venv
 
 book: # execute the stale notebooks (FORCE=1: all) and build the book
@@ -25,7 +25,7 @@ html: $(STAMP) # build the book from the notebooks as they are
 	@echo "The book: file://$(CURDIR)/_build/html/index.html"
 
 test: $(STAMP) # the fast tests
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow and not browser and not colab"
 
 test-all: $(STAMP) # the slow tests and every notebook
 	$(BIN)/pytest -m slow || test $$? -eq 5  # 5: no test is marked slow
@@ -42,6 +42,16 @@ safety: $(SAFETY)/.stamp # the environment of Safety-Gymnasium and MetaDrive, .v
 
 test-safety: safety # the tests of their tasks (TASKS="CarGoal1 or easydense": of some)
 	$(SAFETY)/bin/python -m pytest $(if $(TASKS),-k "$(TASKS)") tests/safety
+
+AXE := 4.14.1
+test-browser: html _build/axe/package/axe.min.js # every page of the built book in headless Chromium, by axe-core's rules too
+	@(command -v chromium && command -v chromedriver) >/dev/null || (apt-get update && apt-get install --yes chromium chromium-driver) || \
+	    (echo "This needs Chromium and its driver. On Debian: sudo apt-get install chromium chromium-driver"; exit 1)
+	$(BIN)/pytest -m browser
+
+_build/axe/package/axe.min.js:
+	mkdir -p _build/axe
+	cd _build/axe && npm pack --silent axe-core@$(AXE) && tar xzf axe-core-$(AXE).tgz
 
 lint: $(STAMP) # ruff and mypy
 	$(BIN)/ruff check

@@ -1,0 +1,169 @@
+"""The built book in a browser, as its readers have it: offline, light and dark, on a phone, and by axe-core's rules."""
+
+import functools
+import json
+import shutil
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.browser
+webdriver = pytest.importorskip("selenium.webdriver")
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.support.ui import WebDriverWait
+
+ROOT = Path(__file__).parents[1]
+HTML, AXE = ROOT / "_build" / "html", ROOT / "_build" / "axe" / "package" / "axe.min.js"
+if not HTML.is_dir():
+    pytest.skip("the book is not built; make test-browser builds it", allow_module_level=True)
+PAGES = sorted(str(path.relative_to(HTML)) for path in HTML.rglob("*.html") if "_static" not in path.parts)
+DESKTOP, PHONE = (1300, 900), (390, 844)
+SEEN = """
+const bad = (nodes, what) => [...nodes].map(node => what + ": " + node.outerHTML.slice(0, 200));
+const images = [...document.images];
+return [
+  ...bad([...document.querySelectorAll(".math")].filter(m => !m.querySelector("mjx-container")), "not rendered"),
+  ...bad(document.querySelectorAll("mjx-merror, [data-mjx-error]"), "an error in mathematics"),
+  ...bad(images.filter(i => !i.complete || !i.naturalWidth), "an image that is not loaded"),
+  ...bad(images.filter(i => !i.alt.trim()), "an image without an alternative text"),
+];
+"""
+# Of the best practices only the order of headings; what an assistive technology cannot read is in the others.
+RULES = """
+const done = arguments[arguments.length - 1];
+axe.run(document, {resultTypes: ["violations"], runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"],
+                   rules: {"heading-order": {enabled: true}}})
+  .then(found => done(found.violations
+    .filter(v => ["serious", "critical"].includes(v.impact) || v.id === "heading-order")
+    .map(v => `${v.id} (${v.impact}), ${v.nodes.length} times: ` + v.nodes.slice(0, 3).map(
+      n => n.html.slice(0, 160) + " " + (n.any[0]?.message ?? "")).join(" | "))))
+  .catch(error => done([String(error)]));
+"""
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="session")
+def address():
+    """Where the book is served."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(HTML)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory):
+    options = webdriver.ChromeOptions()
+    for word in ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"):
+        options.add_argument(word)
+    options.add_argument("--disable-background-networking")
+    options.add_argument("--disable-component-update")
+    options.add_argument("--disable-dev-shm-usage")
+    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('profile')}")
+    options.add_argument("--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1")
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
+    options.binary_location = shutil.which("chromium")
+    service = webdriver.ChromeService(shutil.which("chromedriver"))
+    driver = webdriver.Chrome(options=options, service=service)
+    driver.set_script_timeout(120)
+    # No colour is read in the middle of its change.
+    reduced = {"features": [{"name": "prefers-reduced-motion", "value": "reduce"}]}
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", reduced)
+    yield driver
+    driver.quit()
+
+
+def size(browser, width, height):
+    metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+
+
+def load(browser, url):
+    """Open a page and wait until its mathematics and its pictures are there."""
+    size(browser, *DESKTOP)
+    browser.get(url)
+    browser.execute_script("document.querySelectorAll('img[loading=lazy]').forEach(i => i.loading = 'eager')")
+    browser.execute_async_script(
+        "const done = arguments[0];"
+        "Promise.all([window.MathJax?.startup?.promise, document.fonts.ready,"
+        " ...[...document.images].map(i => i.decode().catch(() => 0))]).then(() => done())"
+    )
+
+
+def theme(browser, name):
+    browser.execute_script(
+        "document.documentElement.dataset.theme = document.documentElement.dataset.mode = arguments[0]", name
+    )
+
+
+def requests(browser, address):
+    """What went wrong in the page's requests and on its console."""
+    found = []
+    for entry in browser.get_log("performance"):
+        message = json.loads(entry["message"])["message"]
+        if message["method"] == "Network.requestWillBeSent":
+            url = message["params"]["request"]["url"]
+            if not url.startswith((address, "data:", "blob:", "chrome:")):
+                found.append(f"a request that leaves the host: {url}")
+        elif message["method"] == "Network.responseReceived":
+            response = message["params"]["response"]
+            if response["status"] >= 400:
+                found.append(f"{response['status']}: {response['url']}")
+    return found + [f"on the console: {e['message']}" for e in browser.get_log("browser") if e["level"] == "SEVERE"]
+
+
+def test_the_book_is_built_with_every_notebook():
+    assert {f"notebooks/{path.stem}.html" for path in (ROOT / "notebooks").glob("*.ipynb")} < set(PAGES)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page(page, address, browser):
+    load(browser, address + page)
+    found = requests(browser, address)
+    found += browser.execute_script(SEEN)
+    browser.execute_script(AXE.read_text(encoding="utf-8"))
+    for name in ("light", "dark"):
+        theme(browser, name)
+        found += [f"{name}: {violation}" for violation in browser.execute_async_script(RULES)]
+    size(browser, *PHONE)
+    wide = browser.execute_script("return document.documentElement.scrollWidth")
+    if wide > PHONE[0]:
+        found.append(f"on a phone {wide} pixels wide")
+    assert not found, "\n".join(found)
+
+
+def test_the_theme_button_makes_the_page_dark(address, browser):
+    load(browser, address + "notebooks/03_partition.html")
+    back = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+    for _ in range(3):  # from automatic to light to dark, in an order of the theme's own
+        browser.find_element(By.CSS_SELECTOR, "button.theme-switch-button").click()
+        if browser.execute_script("return document.documentElement.dataset.theme") == "dark":
+            break
+    dark = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+    assert dark != back and max(int(x) for x in dark.strip("rgb()").split(",")) < 64
+
+
+def test_the_explorer_answers_its_sliders_by_key(address, browser):
+    load(browser, address + "notebooks/03_partition.html")
+    counts = browser.find_element(By.CSS_SELECTOR, "[role=status]")
+    for slider in browser.find_elements(By.CSS_SELECTOR, "input[type=range][id^=explorer]"):
+        seen = {counts.text}
+        for key in (Keys.ARROW_RIGHT, Keys.ARROW_LEFT):
+            slider.send_keys(*[key] * 5)
+            seen.add(counts.text)
+        assert len(seen) > 1, f"{slider.get_attribute('id')} changes nothing"
+
+
+def test_the_search_finds_regret(address, browser):
+    load(browser, address + "search.html?q=regret")
+    WebDriverWait(browser, 20).until(lambda b: b.find_elements(By.CSS_SELECTOR, "#search-results li a"))
+    links = browser.find_elements(By.CSS_SELECTOR, "#search-results li a")
+    assert any("04_score" in link.get_attribute("href") for link in links)
+    assert not requests(browser, address)
