@@ -43,6 +43,9 @@ safety: $(SAFETY)/.stamp # the environment of Safety-Gymnasium and MetaDrive, .v
 test-safety: safety # the tests of their tasks (TASKS="CarGoal1 or easydense": of some)
 	$(SAFETY)/bin/python -m pytest $(if $(TASKS),-k "$(TASKS)") tests/safety
 
+test-colab: $(STAMP) # the wheel in an environment like Colab's, and three notebooks there; PYTHON=python3.12: on that
+	$(BIN)/pytest -m colab
+
 AXE := 4.14.1
 test-browser: html _build/axe/package/axe.min.js # every page of the built book in headless Chromium, by axe-core's rules too
 	@(command -v chromium && command -v chromedriver) >/dev/null || (apt-get update && apt-get install --yes chromium chromium-driver) || \

@@ -1,4 +1,4 @@
-# In Colab: install the book's module and its simulator. Elsewhere: nothing.
+# In Colab: get the book's tables and install its module and simulator. Elsewhere: nothing.
 import sys
 
 if "google.colab" in sys.modules:
@@ -7,8 +7,14 @@ if "google.colab" in sys.modules:
     from importlib.metadata import version
     from pathlib import Path
 
-    address = "git+https://github.com/trac-book/trac-book"
-    source = os.environ.get("TRAC_BOOK_SOURCE", address)
+    address = "https://github.com/trac-book/trac-book"
+    if not Path("../book/results").is_dir():
+        if not Path("trac-book").is_dir():
+            place = os.environ.get("TRAC_BOOK_REPOSITORY", address)
+            clone = ["git", "clone", "--quiet", "--depth", "1", place]
+            subprocess.check_call([*clone, "trac-book"])
+        os.chdir("trac-book/notebooks")
+    source = os.environ.get("TRAC_BOOK_SOURCE", Path("..").resolve().as_uri())
     # torch and numpy stay as Colab has them.
     pins = [f"{name}=={version(name)}" for name in ("torch", "numpy")]
     Path("keep-versions.txt").write_text("\n".join(pins))
