@@ -8,13 +8,12 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-
-pytestmark = pytest.mark.browser
-webdriver = pytest.importorskip("selenium.webdriver")
+from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
+pytestmark = pytest.mark.browser
 ROOT = Path(__file__).parents[1]
 HTML, AXE = ROOT / "_build" / "html", ROOT / "_build" / "axe" / "package" / "axe.min.js"
 if not HTML.is_dir():

@@ -37,7 +37,9 @@ def colab(tmp_path_factory):
     run(sys.executable, "-m", "venv", place / "venv")
     pins = ROOT / "constraints.txt"
     run(python, "-m", "pip", "install", "--quiet", "--constraint", pins, "torch")
-    run(python, "-m", "pip", "install", "--quiet", "--constraint", pins, "numpy", "ipykernel", "papermill", "setuptools")
+    run(
+        python, "-m", "pip", "install", "--quiet", "--constraint", pins, "numpy", "ipykernel", "papermill", "setuptools"
+    )
     run(python, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", place, place / "repository")
     (wheel,) = place.glob("trac_book-*.whl")
     (stub,) = (place / "venv").glob("lib/python3*/site-packages")

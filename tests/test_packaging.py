@@ -96,6 +96,20 @@ def test_every_notebook_has_the_set_up_cell(path):
     assert "hide-input" in cells[0].metadata.tags and not cells[0].outputs
 
 
+def test_workflows_readme_and_ci_call_targets_that_exist():
+    targets = set(re.findall(r"^([a-z][\w-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    workflows = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+    commands = "\n".join(
+        step.get("run", "")
+        for path in workflows
+        for job in yaml.safe_load(path.read_text())["jobs"].values()
+        for step in job["steps"]
+    )
+    commands += (ROOT / ".ci" / "run").read_text() + (ROOT / "README.md").read_text()
+    called = set(re.findall(r"(?:^|`|; |\|\| )make ([a-z][\w-]+)", commands, re.MULTILINE))
+    assert len(workflows) == 3 and {"book", "test", "test-browser"} < called <= targets
+
+
 def project_files() -> list[Path]:
     """What git tracks or would add; without git, the folders that are tracked."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
