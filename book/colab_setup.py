@@ -1,4 +1,4 @@
-# In Colab: get the book's tables and install its module and simulator. Elsewhere: nothing.
+# In Colab: get the tables, install module and simulator. Elsewhere: nothing.
 import sys
 
 if "google.colab" in sys.modules:

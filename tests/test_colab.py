@@ -36,7 +36,8 @@ def colab(tmp_path_factory):
     run("git", "clone", "--quiet", ROOT, place / "repository")
     run(sys.executable, "-m", "venv", place / "venv")
     pins = ROOT / "constraints.txt"
-    run(python, "-m", "pip", "install", "--quiet", "--constraint", pins, "torch")
+    install = (python, "-m", "pip", "install", "--quiet", "--constraint", pins)
+    run(*install, "torch")
     run(
         python, "-m", "pip", "install", "--quiet", "--constraint", pins, "numpy", "ipykernel", "papermill", "setuptools"
     )
