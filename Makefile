@@ -10,7 +10,7 @@ export JUPYTER_PREFER_ENV_PATH := 1
 unexport JUPYTER_PATH
 
 .PHONY: book notebooks html test test-all test-osrl test-browser test-colab check-py312 safety test-safety lint bench bench-scale datasets studies suites
-.PHONY: set-repository clean .venv
+.PHONY: links set-repository clean .venv
 
 book: # execute the stale notebooks (FORCE=1: all) and build the book
 	@$(MAKE) --no-print-directory notebooks
@@ -21,7 +21,7 @@ notebooks: $(STAMP) # execute the stale notebooks (FORCE=1: all)
 
 html: $(STAMP) # build the book from the notebooks as they are
 	$(BIN)/jupyter-book build --all --warningiserror --keep-going --quiet .
-	$(BIN)/python book/check_offline.py _build/html
+	$(BIN)/python book/check_html.py _build/html
 	@echo "The book: file://$(CURDIR)/_build/html/index.html"
 
 test: $(STAMP) # the fast tests
@@ -55,6 +55,11 @@ test-browser: html _build/axe/package/axe.min.js # every page of the built book 
 _build/axe/package/axe.min.js:
 	mkdir -p _build/axe
 	cd _build/axe && npm pack --silent axe-core@$(AXE) && tar xzf axe-core-$(AXE).tgz
+
+links: $(STAMP) # ask the pages that the book links to on other hosts for an answer; reports, and fails for none
+	-$(BIN)/jupyter-book build --all --builder linkcheck --quiet --path-output _build/links . >_build/links.log 2>&1
+	@cat _build/links/_build/html/output.txt
+	@echo "Links without an answer, or moved, on other hosts: $$(wc -l <_build/links/_build/html/output.txt)"
 
 lint: $(STAMP) # ruff and mypy
 	$(BIN)/ruff check

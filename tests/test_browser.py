@@ -13,6 +13,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
 
+import trac
+
 pytestmark = pytest.mark.browser
 ROOT = Path(__file__).parents[1]
 HTML, AXE = ROOT / "_build" / "html", ROOT / "_build" / "axe" / "package" / "axe.min.js"
@@ -20,21 +22,37 @@ if not HTML.is_dir():
     pytest.skip("the book is not built; make test-browser builds it", allow_module_level=True)
 PAGES = sorted(str(path.relative_to(HTML)) for path in HTML.rglob("*.html") if "_static" not in path.parts)
 DESKTOP, PHONE = (1300, 900), (390, 844)
-SEEN = """
-const bad = (nodes, what) => [...nodes].map(node => what + ": " + node.outerHTML.slice(0, 200));
+SEEN = r"""
+const bad = (nodes, what) => [...nodes].map(node => what + ": " + (node.outerHTML ?? node.data).slice(0, 200));
 const images = [...document.images];
+const source = new DOMParser().parseFromString(arguments[0], "text/html").querySelectorAll(".math").length;
+const rendered = document.querySelectorAll(".math mjx-container").length;
+const texts = [], walker = document.createTreeWalker(document.querySelector("main"), NodeFilter.SHOW_TEXT);
+while (walker.nextNode()) {
+  const text = walker.currentNode;
+  if (!text.parentElement.closest("pre, code, script, style, mjx-container")) texts.push(text);
+}
 return [
-  ...bad([...document.querySelectorAll(".math")].filter(m => !m.querySelector("mjx-container")), "not rendered"),
+  ...(source === rendered ? [] : [`${rendered} of ${source} formulas are rendered`]),
+  ...bad(texts.filter(t => /[$]|\\[(\[]/.test(t.data)), "raw LaTeX"),
   ...bad(document.querySelectorAll("mjx-merror, [data-mjx-error]"), "an error in mathematics"),
   ...bad(images.filter(i => !i.complete || !i.naturalWidth), "an image that is not loaded"),
   ...bad(images.filter(i => !i.alt.trim()), "an image without an alternative text"),
 ];
 """
+# The ink of the figures is dark.
+GROUNDS = """
+return [...document.querySelectorAll("article .cell_output img")].filter(image => {
+  const [red, green, blue, alpha] = getComputedStyle(image).backgroundColor.match(/[\\d.]+/g).map(Number);
+  return Math.min(red, green, blue) < 192 || alpha === 0;
+}).map(image => "a figure on a dark ground: " + image.alt);
+"""
 # Of the best practices only the order of headings; what an assistive technology cannot read is in the others.
+READABLE = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"], "rules": {"heading-order": {"enabled": True}}}
+SCROLLABLE = {"runOnly": ["scrollable-region-focusable"]}
 RULES = """
 const done = arguments[arguments.length - 1];
-axe.run(document, {resultTypes: ["violations"], runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"],
-                   rules: {"heading-order": {enabled: true}}})
+axe.run(document, {resultTypes: ["violations"], ...arguments[0]})
   .then(found => done(found.violations
     .filter(v => ["serious", "critical"].includes(v.impact) || v.id === "heading-order")
     .map(v => `${v.id} (${v.impact}), ${v.nodes.length} times: ` + v.nodes.slice(0, 3).map(
@@ -115,6 +133,8 @@ def requests(browser, address):
             response = message["params"]["response"]
             if response["status"] >= 400:
                 found.append(f"{response['status']}: {response['url']}")
+        elif message["method"] == "Network.loadingFailed" and not message["params"].get("canceled"):
+            found.append(f"a request that fails: {message['params']['errorText']}")
     return found + [f"on the console: {e['message']}" for e in browser.get_log("browser") if e["level"] == "SEVERE"]
 
 
@@ -126,12 +146,15 @@ def test_the_book_is_built_with_every_notebook():
 def test_a_page(page, address, browser):
     load(browser, address + page)
     found = requests(browser, address)
-    found += browser.execute_script(SEEN)
+    found += browser.execute_script(SEEN, (HTML / page).read_text(encoding="utf-8"))
     browser.execute_script(AXE.read_text(encoding="utf-8"))
     for name in ("light", "dark"):
         theme(browser, name)
-        found += [f"{name}: {violation}" for violation in browser.execute_async_script(RULES)]
+        found += [f"{name}: {violation}" for violation in browser.execute_async_script(RULES, READABLE)]
+    found += browser.execute_script(GROUNDS)
     size(browser, *PHONE)
+    browser.execute_async_script("setTimeout(arguments[0], 400)")  # the theme waits 300 ms after a change of size
+    found += [f"on a phone: {violation}" for violation in browser.execute_async_script(RULES, SCROLLABLE)]
     wide = browser.execute_script("return document.documentElement.scrollWidth")
     if wide > PHONE[0]:
         found.append(f"on a phone {wide} pixels wide")
@@ -158,6 +181,18 @@ def test_the_explorer_answers_its_sliders_by_key(address, browser):
             slider.send_keys(*[key] * 5)
             seen.add(counts.text)
         assert len(seen) > 1, f"{slider.get_attribute('id')} changes nothing"
+
+
+def test_the_counts_of_the_explorer_are_those_of_trac_partition(address, browser):
+    load(browser, address + "notebooks/03_partition.html")
+    browser.execute_script(
+        "const limit = document.querySelector('#explorer-limit'); limit.value = 40;"
+        "limit.dispatchEvent(new Event('input', {bubbles: true}))"
+    )
+    shown = [int(bold.text) for bold in browser.find_elements(By.CSS_SELECTOR, "[role=status] b")]
+    segments = trac.partition(trac.load("BallCircle"), cost_limit=40, segment_ratio=1.0)
+    desirable = int(segments.labels.sum())
+    assert shown == [desirable, len(segments) - desirable, segments.windows - len(segments)]
 
 
 def test_the_search_finds_regret(address, browser):

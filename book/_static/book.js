@@ -10,3 +10,13 @@ addEventListener("load", () => {
   for (const summary of document.querySelectorAll("summary[aria-label]")) summary.removeAttribute("aria-label");
   for (const entry of document.querySelectorAll(".citation-list > .citation")) entry.setAttribute("role", "listitem");
 });
+
+// What scrolls can be reached by key: figures, as the theme does for code and tables.
+for (const event of ["load", "resize"]) {
+  addEventListener(event, () => {
+    for (const figure of document.querySelectorAll("article figure")) {
+      if (figure.scrollWidth > figure.clientWidth) figure.tabIndex = 0;
+      else figure.removeAttribute("tabindex");
+    }
+  });
+}
