@@ -39,7 +39,7 @@ PPO = dict(
 )
 SAC = dict(steps=30_000, eval_every=2_000, integral_gain=0.1, proportional_gain=0.1)
 PRICED = dict(noise=0.2, initial_multiplier=10.0)
-METHODS = ("PPO-Lag", "PPO-Lag, cloned", "PPO-Lag, cloned and priced", "SAC-Lag, data", "SAC-Lag")
+METHODS = ("PPO-Lag", "PPO-Lag, cloned", "PPO-Lag, cloned and priced", "SAC-Lag, data")
 
 
 def one_run(task: str, limit: float, method: str, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
