@@ -28,8 +28,8 @@ COMMAND = "python book/online_table.py"
 KEYS = ["task", "cost_limit", "method", "seed"]
 SCORES = ["normalized_reward", "normalized_cost", "return", "cost"]
 PPO = dict(
-    steps=120_000,
-    eval_every=10_000,
+    steps=60_000,
+    eval_every=5_000,
     learning_rate=1e-3,
     epochs=10,
     target_kl=0.05,
@@ -37,7 +37,7 @@ PPO = dict(
     proportional_gain=0.1,
     max_multiplier=20.0,
 )
-SAC = dict(steps=30_000, eval_every=2_000, integral_gain=0.1, proportional_gain=0.1)
+SAC = dict(steps=20_000, eval_every=2_000, integral_gain=0.1, proportional_gain=0.1)
 PRICED = dict(noise=0.2, initial_multiplier=10.0)
 METHODS = ("PPO-Lag", "PPO-Lag, cloned", "PPO-Lag, cloned and priced", "SAC-Lag, data")
 
