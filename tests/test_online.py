@@ -9,6 +9,7 @@ import trac
 from trac.baselines import bc_all
 from trac.baselines.online import Multiplier, Recorder
 from trac.config import ConfigError
+from trac.evaluate import rank
 
 pytest.importorskip("stable_baselines3")
 from trac.baselines.ppo_lag import PPOLag, PPOLagConfig, ppo_lag
@@ -52,7 +53,9 @@ def test_the_multiplier_comes_to_rest_where_the_limit_is_met():
 
 
 def small(method, **changes):
-    return method.Config(**dict(task="BallRun", steps=400, every=200, hidden=(16, 16), batch_size=20) | changes)
+    return method.Config(
+        **dict(task="BallRun", steps=400, every=200, hidden=(16, 16), batch_size=20, eval_episodes=2) | changes
+    )
 
 
 @pytest.mark.parametrize(("method", "train"), [(SACLag, sac_lag), (PPOLag, ppo_lag)])
@@ -66,23 +69,33 @@ def test_a_run_repeats_is_saved_and_counts_what_it_paid(method, train, tmp_path)
     np.random.seed(7)
     torch.manual_seed(7)
     before = np.random.get_state()[1].copy(), torch.get_rng_state()
-    run = train(small(method), progress=False, env=make, out=tmp_path)
+    run = train(small(method, initial_multiplier=3.0, eval_every=200), progress=False, env=make, out=tmp_path)
     assert np.array_equal(before[0], np.random.get_state()[1]) and torch.equal(before[1], torch.get_rng_state())
-    again = train([small(method)], progress=False)[0]
+    # Looking at the policy on the way changes nothing of what is learned.
+    again = train([small(method, initial_multiplier=3.0)], progress=False)[0]
     assert all(torch.equal(x, again.policy.named()[name]) for name, x in run.policy.named().items())
-    assert run.history.equals(again.history) and run.history.step.tolist() == [200, 400]
+    assert run.history.tail(1).equals(again.history.tail(1)) and run.history.step.tolist() == [200, 400]
+    learned = ["step", "episodes", "noisy_return", "noisy_cost", "multiplier", "paid"]
+    assert run.history[learned].equals(again.history[learned]) and again.history["return"].isna().tolist() == [
+        True,
+        False,
+    ]
 
     costs = [episode["costs"].sum() for episode in made[0].episodes]
     assert run.history.episodes.tolist() == [2, 4] and run.history.paid.tolist() == [sum(costs[:2]), sum(costs)]
-    assert run.history.cost.tolist() == [np.mean(costs[:2]), np.mean(costs[2:])]
-    multiplier = Multiplier(0.02, 0.05, 50.0)
-    assert run.history.multiplier.tolist() == [multiplier(cost - 20) for cost in run.history.cost]
+    assert run.history.noisy_cost.tolist() == [np.mean(costs[:2]), np.mean(costs[2:])]
+    multiplier = Multiplier(0.02, 0.05, 50.0, initial=3.0)
+    assert run.history.multiplier.tolist() == [multiplier(cost - 20) for cost in run.history.noisy_cost]
 
     loaded = trac.load_run(tmp_path)
     assert loaded.config == run.config and loaded.record["algorithm"] == method.algorithm
     options = dict(task="BallRun", cost_limit=20, episodes=2, workers=1)
     one, two = (trac.evaluate(policy, **options).episodes for policy in (run.policy, loaded.policy))
     assert one.equals(two)
+    assert run.history["return"].iloc[-1] == one["return"].mean()
+    ranks = [rank(row, 20) for _, row in run.history.iterrows()]
+    best = trac.evaluate(loaded.best, **options).episodes
+    assert run.history["return"].iloc[ranks.index(max(ranks))] == best["return"].mean() and again.best is None
 
 
 @pytest.mark.parametrize("method", [SACLag, PPOLag])
@@ -136,6 +149,12 @@ def test_what_is_wrong_is_refused(data):
         SACLagConfig(steps=300, every=200)
     with pytest.raises(ConfigError, match="cost_limit=inf must be"):
         PPOLagConfig(cost_limit=float("inf"))
+    with pytest.raises(ConfigError, match="max_multiplier=1.0 must be at least initial_multiplier=2.0"):
+        PPOLagConfig(initial_multiplier=2.0, max_multiplier=1.0)
+    with pytest.raises(ConfigError, match="eval_every=300 must be a multiple of every=200"):
+        small(PPOLag, eval_every=300)
+    with pytest.raises(ConfigError, match=r"one_state is a task of your own: pass reward_range=\(lowest, highest\)"):
+        ppo_lag(small(PPOLag, task="one_state"), env=OneState, progress=False)
 
 
 @pytest.mark.slow
@@ -148,8 +167,10 @@ def test_what_is_wrong_is_refused(data):
 )
 def test_a_limit_is_met_and_used(train, config):
     config = config.replace(cost_limit=2.5, hidden=(32, 32), gamma=0.9, integral_gain=0.03, proportional_gain=0.1)
-    run = train(config.replace(reward_scale=1.0), env=OneState, progress=False)
+    config = config.replace(task="one_state", reward_scale=1.0, eval_episodes=1)
+    run = train(config, env=OneState, reward_range=(0, STEPS), progress=False)
     late = run.history.tail(len(run.history) // 4)
-    assert late.cost.mean() == pytest.approx(2.5, rel=0.15)
+    assert late.noisy_cost.mean() == pytest.approx(2.5, rel=0.15)
     assert late.multiplier.mean() == pytest.approx(1.0, rel=0.3)
     assert run.policy.act(np.ones(2))[0] == pytest.approx(0.5, abs=0.1)
+    assert late.normalized_reward.iloc[-1] == pytest.approx(0.5, abs=0.1)

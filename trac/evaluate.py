@@ -203,6 +203,12 @@ def _one_thread():
         torch.set_num_threads(before)
 
 
+def rank(scores: Mapping[str, float], cost_limit: float) -> list[float]:
+    """What orders evaluations from worst to best: safe ones by reward, above the others, by cost."""
+    excess = max(scores["normalized_cost"], 1.0) if cost_limit < float("inf") else 1.0
+    return [-excess, scores["normalized_reward"]]
+
+
 def interval(values, *, level: float = 0.95, resamples: int = 10_000, seed: int = 0) -> tuple[float, float]:
     """Percentile bootstrap interval of the mean.
 

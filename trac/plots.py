@@ -25,10 +25,16 @@ COLORS = {
     "limit": (0.15, 0.15, 0.15),
     "BC-All": _BLIND_SAFE[1],
     "BC-Safe": _BLIND_SAFE[2],
+    "CDT": _BLIND_SAFE[4],
+    "BCQ-Lag": _BLIND_SAFE[5],
+    "BEAR-Lag": _BLIND_SAFE[6],
+    "CPQ": _BLIND_SAFE[7],
+    "COptiDICE": _BLIND_SAFE[9],
     "TraC": _BLIND_SAFE[0],
 }
 _RED = (213, 0, 0)
-MARKERS = {"BC-All": "s", "BC-Safe": "D", "TraC": "o"}
+MARKERS = {"BC-All": "s", "BC-Safe": "D", "CDT": "^", "BCQ-Lag": "v", "BEAR-Lag": "<"}
+MARKERS |= {"CPQ": ">", "COptiDICE": "P", "TraC": "o"}
 
 
 def style() -> None:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from trac import checkpoint
 from trac.config import ConfigError, TracConfig
-from trac.evaluate import SCORES, evaluate_many
+from trac.evaluate import SCORES, evaluate_many, rank
 from trac.fused import Trunk
 from trac.learner import METRICS, Learner
 from trac.partition import Segments
@@ -117,10 +117,9 @@ class Stack:
         for m, (config, result) in enumerate(zip(self.configs, evaluations, strict=True)):
             means = result.episodes[[*SCORES, "length"]].mean().to_dict()
             self.scores[m].append({"step": self.step} | means)
-            excess = max(means["normalized_cost"], 1.0) if config.cost_limit < math.inf else 1.0
-            rank = [-excess, means["normalized_reward"]]
-            if config.eval_every and not self.failed[m] and rank > self.rank[m]:
-                self.rank[m], self.best[m] = rank, policies[m]
+            found = rank(means, config.cost_limit)
+            if config.eval_every and not self.failed[m] and found > self.rank[m]:
+                self.rank[m], self.best[m] = found, policies[m]
 
     def _policies(self, name: str) -> list[Policy]:
         """One policy for each run, with the parameters of that name, on the CPU."""

@@ -19,8 +19,10 @@ from tqdm import tqdm
 from trac import envs
 from trac.baselines.networks import BaselinePolicy, mlp
 from trac.config import ConfigError, Settings
+from trac.evaluate import SCORES, MakeEnv, evaluate, rank
 from trac.runs import Run, made_by
 from trac.simulators import numpy_state
+from trac.tasks import TASKS
 from trac.trajectories import KEYS
 
 Episode = dict[str, np.ndarray]  # KEYS -> (T, dim) or (T,) float32
@@ -39,7 +41,10 @@ class OnlineConfig(Settings):
     reward_scale: float = 0.1  # the learner sees scale * (r - λ c)
     integral_gain: float = 0.02  # change of λ for each unit of an episode's cost over the limit
     proportional_gain: float = 0.05  # λ on top of the integral for each unit of cost over the limit
+    initial_multiplier: float = 0.0  # λ before the first episode
     max_multiplier: float = 50.0  # λ stays in [0, max]
+    eval_every: int = 0  # simulator steps between evaluations, a multiple of `every`; 0: only at the end
+    eval_episodes: int = 20  # per evaluation; 0: never evaluate
 
     def __post_init__(self):
         object.__setattr__(self, "hidden", tuple(self.hidden))
@@ -47,9 +52,15 @@ class OnlineConfig(Settings):
             raise ConfigError(f"cost_limit={self.cost_limit} must be 0 or more and finite.")
         if self.every < 1 or self.steps < 1 or self.steps % self.every:
             raise ConfigError(f"steps={self.steps} must be a multiple of every={self.every}, and both at least 1.")
-        for name in ("integral_gain", "proportional_gain", "max_multiplier"):
+        if self.eval_every % self.every:
+            raise ConfigError(f"eval_every={self.eval_every} must be a multiple of every={self.every}, or 0.")
+        for name in ("integral_gain", "proportional_gain", "initial_multiplier", "eval_every", "eval_episodes"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name}={getattr(self, name)} must be 0 or more.")
+        if not self.max_multiplier >= self.initial_multiplier:
+            raise ConfigError(
+                f"max_multiplier={self.max_multiplier} must be at least initial_multiplier={self.initial_multiplier}."
+            )
 
 
 class Multiplier:
@@ -59,8 +70,8 @@ class Multiplier:
     frontier to the other (Stooke, Achiam and Abbeel, ICML 2020, arXiv 2007.03964).
     """
 
-    def __init__(self, integral_gain: float, proportional_gain: float, largest: float):
-        self.gains, self.largest, self.integral = (integral_gain, proportional_gain), largest, 0.0
+    def __init__(self, integral_gain: float, proportional_gain: float, largest: float, initial: float = 0.0):
+        self.gains, self.largest, self.integral = (integral_gain, proportional_gain), largest, initial
 
     def __call__(self, excess: float) -> float:
         """The multiplier after this excess [cost per episode]."""
@@ -139,6 +150,7 @@ class Online:
     Attributes:
         env: what the model acts in.
         model: see `build`.
+        best: the policy of the best evaluation, see `trac.evaluate.rank`; None without `eval_every`.
     """
 
     algorithm: ClassVar[str]
@@ -146,6 +158,7 @@ class Online:
 
     def __init__(self, config: Any, env: Recorder, device: str, start: Any):
         self.config, self.env = config, env
+        self.best: MeanPolicy | None = None
         self.model = self.build(device, start)
 
     def build(self, device: str, start: Any) -> Any:
@@ -166,30 +179,46 @@ class Online:
     def policy(self) -> MeanPolicy:
         """The mean action as a policy of its own, on the CPU."""
         spaces: Any = (self.env.observation_space, self.env.action_space)
-        policy = self.make_policy(self.config, *(space.shape[0] for space in spaces))
+        with torch.random.fork_rng(
+            devices=[]
+        ):  # weights that are overwritten shall not cost the learner random numbers
+            policy = self.make_policy(self.config, *(space.shape[0] for space in spaces))
         mine = [layer for layer in policy.body if isinstance(layer, nn.Linear)]
         for ours, layer in zip(mine, self.actor(), strict=True):
             ours.load_state_dict(layer.state_dict())
         return policy.requires_grad_(False)
 
-    def learn(self, progress: bool) -> pd.DataFrame:
-        """All simulator steps; see `train_online` for the table."""
+    def learn(self, progress: bool, evaluated: Callable[[MeanPolicy], dict[str, float]]) -> pd.DataFrame:
+        """All simulator steps; see `train_online` for the table. `evaluated` gives the scores of a policy."""
         config, env, rows = self.config, self.env, []
-        multiplier = Multiplier(config.integral_gain, config.proportional_gain, config.max_multiplier)
+        multiplier = Multiplier(
+            config.integral_gain, config.proportional_gain, config.max_multiplier, config.initial_multiplier
+        )
+        env.multiplier = multiplier.integral
         before = seen = len(env.episodes)
+        best = [-np.inf, -np.inf]
         self.repriced()
         with tqdm(total=config.steps, disable=not progress, desc=config.task, mininterval=1.0) as bar:
             for step in range(config.every, config.steps + 1, config.every):
                 self.model.learn(config.every, reset_num_timesteps=False)
                 new, seen = env.episodes[seen:], len(env.episodes)
-                row = {"step": step, "episodes": seen - before, "return": np.nan, "cost": np.nan}
+                row = {"step": step, "episodes": seen - before, "noisy_return": np.nan, "noisy_cost": np.nan}
                 if new:
-                    row["return"], row["cost"] = (
+                    row["noisy_return"], row["noisy_cost"] = (
                         float(np.mean([episode[key].sum() for episode in new])) for key in ("rewards", "costs")
                     )
-                    env.multiplier = multiplier(row["cost"] - config.cost_limit)
+                    env.multiplier = multiplier(row["noisy_cost"] - config.cost_limit)
                     self.repriced()
-                rows.append(row | {"multiplier": env.multiplier, "paid": env.paid})
+                row |= {"multiplier": env.multiplier, "paid": env.paid}
+                if config.eval_episodes and (
+                    step == config.steps or (config.eval_every and step % config.eval_every == 0)
+                ):
+                    policy = self.policy()
+                    scores = evaluated(policy)
+                    row |= scores
+                    if config.eval_every and rank(scores, config.cost_limit) > best:
+                        best, self.best = rank(scores, config.cost_limit), policy
+                rows.append(row)
                 bar.update(config.every)
         return pd.DataFrame(rows)
 
@@ -198,7 +227,8 @@ def train_online(
     method: type[Online],
     config: Any,
     *,
-    env: Callable[[], gym.Env] | None = None,
+    env: MakeEnv | None = None,
+    reward_range: tuple[float, float] | None = None,
     device: str = "cpu",
     out=None,
     progress: bool = True,
@@ -211,6 +241,7 @@ def train_online(
     Args:
         config: one of the method's configs, or a list.
         env: makes the environment of a task of your own, as in `trac.evaluate`.
+        reward_range: (lowest, highest) episode return, to evaluate on a task of your own.
         device: for the networks.
         out: folder for the finished run; of a list, each run has a subfolder, from 000 on.
         progress: show a progress bar.
@@ -218,32 +249,54 @@ def train_online(
 
     Returns:
         A Run, or a list of Runs. Its policy acts by the mean; its history has a row for each update of the multiplier:
-        step [simulator steps]; episodes, their number so far; return and cost, the means of the noisy episodes since
-        the row before (NaN where none was finished); the multiplier λ from here on; paid, the cost of all steps so far.
+        step [simulator steps]; episodes, their number so far; noisy_return and noisy_cost, the means of the learner's
+        episodes since the row before (NaN where none was finished); the multiplier λ from here on; paid, the cost of
+        all steps so far; evaluation columns where there was one. Its steps are not counted and its costs not paid.
 
     Raises:
-        ConfigError: a config is of another method.
+        ConfigError: a config is of another method, or a task of your own is to be evaluated without `reward_range`.
         ImportError: Stable-Baselines3 is not installed.
         MissingSimulator: the task's simulator is not installed.
     """
     if not isinstance(config, Settings):
         where = [None if out is None else f"{out}/{i:03d}" for i in range(len(config))]
-        options: dict[str, Any] = dict(env=env, device=device, progress=progress, start=start)
+        options: dict[str, Any] = dict(
+            env=env, reward_range=reward_range, device=device, progress=progress, start=start
+        )
         return [train_online(method, c, out=folder, **options) for c, folder in zip(config, where, strict=True)]
     if not isinstance(config, method.Config):
         raise ConfigError(
             f"{method.algorithm} takes a {method.Config.__name__}, and this is a {type(config).__name__}."
         )
+    if config.eval_episodes and config.task not in TASKS and reward_range is None:
+        raise ConfigError(
+            f"{config.task} is a task of your own: pass reward_range=(lowest, highest) episode return, or let "
+            f"eval_episodes be 0."
+        )
+
+    def evaluated(policy: MeanPolicy) -> dict[str, float]:
+        scores = evaluate(
+            policy,
+            task=config.task,
+            cost_limit=config.cost_limit,
+            episodes=config.eval_episodes,
+            seed=config.seed,
+            workers=1,  # runs may themselves be processes side by side
+            env=env,
+            reward_range=reward_range,
+        )
+        return scores.episodes[[*SCORES, "length"]].mean().to_dict()
+
     started = time.perf_counter()
     with _global_generators_as_they_were():
         simulator = Recorder(env() if env else envs.make(config.task), config.reward_scale)
         learner = method(config, simulator, device, start)
-        history, policy = learner.learn(progress), learner.policy()
+        history, policy = learner.learn(progress, evaluated), learner.policy()
     seconds = time.perf_counter() - started
     dims = [policy.body[0].in_features, policy.body[-1].out_features]
     record = made_by(device) | {"algorithm": method.algorithm, "seconds": round(seconds, 2), "dims": dims}
     record["versions"] |= {"stable-baselines3": stable_baselines3().__version__}
-    run = Run(config, policy=policy, reference=None, best=None, history=history, record=record)
+    run = Run(config, policy=policy, reference=None, best=learner.best, history=history, record=record)
     if out is not None:
         run.save(out)
     return run
