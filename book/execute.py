@@ -16,6 +16,7 @@ import time
 from base64 import b64decode
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from contextlib import nullcontext
 from pathlib import Path
 
 import nbformat
@@ -208,24 +209,26 @@ def main(arguments: list[str] | None = None) -> int:
     pool: Executor = ThreadPoolExecutor(1)
     if jobs > 1:  # processes, since papermill changes the working directory
         pool = ProcessPoolExecutor(jobs, initializer=tqdm.set_lock, initargs=(tqdm.get_lock(),))
-    failed, times = False, {}
-    with pool:
+    failed = False
+    with pool, options.times.open("w", newline="") if options.times else nullcontext() as file:
+        table = file and csv.writer(file, lineterminator="\n")
+        if table:
+            table.writerow(["notebook", "seconds", "processor seconds"])
         tasks = {}
         for position, path in enumerate(stale):
             bar = {"desc": path.stem, "position": position} if sys.stderr.isatty() else False
             tasks[pool.submit(execute, path, bar)] = path
         for task in as_completed(tasks):
             try:
-                times[tasks[task].name] = task.result()
-                tqdm.write(f"{tasks[task].name}: {times[tasks[task].name][0]:.0f} s")
+                seconds = task.result()
             except NotebookError as error:
                 failed = True
                 tqdm.write(f"{tasks[task].name}: failed\n{error}", file=sys.stderr)
-    if options.times:
-        with options.times.open("w", newline="") as file:
-            table = csv.writer(file, lineterminator="\n")
-            table.writerow(["notebook", "seconds", "processor seconds"])
-            table.writerows([name, *map(round, times[name])] for name in sorted(times))
+                continue
+            tqdm.write(f"{tasks[task].name}: {seconds[0]:.0f} s")
+            if table:
+                table.writerow([tasks[task].stem, *map(round, seconds)])
+                file.flush()
     return int(failed)
 
 
