@@ -6,6 +6,7 @@ hash differs. What only a worker process loads or reads is not seen.
 """
 
 import argparse
+import csv
 import hashlib
 import json
 import os
@@ -15,6 +16,7 @@ import time
 from base64 import b64decode
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from contextlib import nullcontext
 from pathlib import Path
 
 import nbformat
@@ -74,8 +76,8 @@ def is_stale(path: Path) -> bool:
     return not executed or record.get("hash") != fingerprint(notebook, record.get("inputs", []))
 
 
-def execute(path: Path, progress_bar: bool | dict = False) -> float:
-    """Run a notebook in its folder and replace it; return the time taken [s].
+def execute(path: Path, progress_bar: bool | dict = False) -> tuple[float, float]:
+    """Run a notebook in its folder and replace it; return the time taken and its kernel's processor time [s].
 
     Raises:
         NotebookError: it failed or is too large. The notebook stays; the new copy is in _build/failed.
@@ -87,7 +89,7 @@ def execute(path: Path, progress_bar: bool | dict = False) -> float:
         notebook.cells.insert(position, nbformat.v4.new_code_cell(source, metadata={"tags": ["injected"]}))
     failing = ROOT / "_build" / "failed" / path.name
     failing.parent.mkdir(parents=True, exist_ok=True)
-    started = time.time_ns()
+    started, before = time.time_ns(), os.times()
     try:
         notebook = papermill.execute_notebook(
             notebook,
@@ -113,7 +115,9 @@ def execute(path: Path, progress_bar: bool | dict = False) -> float:
         raise NotebookError(f"{error}\n{path} is left as it was; the failing copy is {failing}") from error
     write(path, notebook)
     failing.unlink()
-    return (time.time_ns() - started) / 1e9
+    after = os.times()
+    processor = after.children_user + after.children_system - before.children_user - before.children_system
+    return after.elapsed - before.elapsed, processor
 
 
 def _inputs(used: list[str], started: int) -> Iterator[str]:
@@ -185,6 +189,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--force", action="store_true", help="execute all, stale or not")
     parser.add_argument("--check", action="store_true", help="list the stale ones; exit status 1 if there is any")
     parser.add_argument("--jobs", type=int, default=2, help="notebooks that run at the same time")
+    parser.add_argument("--times", type=Path, help="write the times of this call's notebooks to a CSV file")
     options = parser.parse_args(arguments)
     paths = [path.resolve() for path in options.paths] or sorted((ROOT / "notebooks").glob("*.ipynb"))
     stale = [path for path in paths if options.force or is_stale(path)]
@@ -205,17 +210,25 @@ def main(arguments: list[str] | None = None) -> int:
     if jobs > 1:  # processes, since papermill changes the working directory
         pool = ProcessPoolExecutor(jobs, initializer=tqdm.set_lock, initargs=(tqdm.get_lock(),))
     failed = False
-    with pool:
+    with pool, options.times.open("w", newline="") if options.times else nullcontext() as file:
+        table = file and csv.writer(file, lineterminator="\n")
+        if table:
+            table.writerow(["notebook", "seconds", "processor seconds"])
         tasks = {}
         for position, path in enumerate(stale):
             bar = {"desc": path.stem, "position": position} if sys.stderr.isatty() else False
             tasks[pool.submit(execute, path, bar)] = path
         for task in as_completed(tasks):
             try:
-                tqdm.write(f"{tasks[task].name}: {task.result():.0f} s")
+                seconds = task.result()
             except NotebookError as error:
                 failed = True
                 tqdm.write(f"{tasks[task].name}: failed\n{error}", file=sys.stderr)
+                continue
+            tqdm.write(f"{tasks[task].name}: {seconds[0]:.0f} s")
+            if table:
+                table.writerow([tasks[task].stem, *map(round, seconds)])
+                file.flush()
     return int(failed)
 
 

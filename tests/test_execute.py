@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 from pathlib import Path
 
 import execute
@@ -75,7 +76,10 @@ def test_a_notebook_is_executed_once(book):
 
     before = path_of(book).read_bytes()
     assert execute.main([]) == 0 and path_of(book).read_bytes() == before
-    assert execute.main(["--force"]) == 0 and path_of(book).read_bytes() == before
+    times = book / "times.csv"
+    assert execute.main(["--force", "--times", str(times)]) == 0 and path_of(book).read_bytes() == before
+    head, row = times.read_text().splitlines()
+    assert head == "notebook,seconds,processor seconds" and re.fullmatch(r"one,\d+,\d+", row)
 
     changes = {
         "code": lambda: change_code(book),
