@@ -157,6 +157,7 @@ class CDT(Learner):
 
     def build(self, data: Trajectories) -> None:
         config = self.config
+        self.dims = (*self.dims, self.horizon)
         self.policy = self.make_policy(config, *self.dims)
         within = data.episode_costs <= config.cost_limit
         if config.target_return is None and not within.any():
@@ -204,8 +205,10 @@ class CDT(Learner):
             self.data[name] = torch.as_tensor(to_go(values, data.starts, data.lengths), device=self.device)
 
     @staticmethod
-    def make_policy(config: CDTConfig, obs_dim: int, act_dim: int) -> DecisionTransformer:
-        return DecisionTransformer(obs_dim, act_dim, config)
+    def make_policy(  # type: ignore[override]
+        config: CDTConfig, obs_dim: int, act_dim: int, horizon: int
+    ) -> DecisionTransformer:
+        return DecisionTransformer(obs_dim, act_dim, horizon, config)
 
     def batch(self) -> dict[str, Tensor]:
         """Windows of `context` steps from a random start on; `mask` is 0 beyond the end of the episode."""
