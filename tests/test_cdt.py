@@ -1,6 +1,7 @@
 """CDT: its data and its windows by hand, its memory, and whether it does what it is asked for."""
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -102,6 +103,26 @@ def test_windows_stay_in_their_episode_and_carry_what_is_to_go(data):
         expected = 0.1 * data.rewards[row : row + left].sum()
         real += abs(float(batch["returns"][i, 0]) - expected) < 1e-3
     assert 0 < real < 16
+
+
+def test_the_loss_of_a_transformer_that_knows_nothing(data):
+    """Its heads give zeros: a standard normal for each action, and even odds that a step costs."""
+    method = learner("cdt", data, temperature=0.1)
+    with torch.no_grad():
+        method.policy.action_head.weight.zero_()
+        method.policy.cost_head.weight.zero_()
+    with seeded(CPU, 0):
+        batch = method.batch()
+    method.step = 1
+    metrics = {name: float(value.detach()) for name, value in method.update(batch).items()}
+    mask, constant = batch["mask"], math.log(2 * math.pi)
+    log_prob, entropy = -(float((batch["actions"][mask] ** 2).mean()) + constant) / 2, (1 + constant) / 2
+    expected = dict(log_prob=log_prob, entropy=entropy, policy_loss=-(log_prob + 0.1 * entropy))
+    assert 0 < mask.float().mean() < 1
+    for name, value in (expected | dict(cost_loss=math.log(2) * float(mask.float().mean()))).items():
+        assert metrics[name] == pytest.approx(value, rel=1e-5), name
+    # The entropy is above its target, -2: the temperature falls, by Adam's rate at first.
+    assert float(method.log_temperature.detach()) == pytest.approx(math.log(0.1) - 1e-4, abs=1e-6)
 
 
 def test_cdt_asks_for_the_best_safe_return_unless_told(data):

@@ -1,5 +1,7 @@
 """COptiDICE: its divergence and its dual in closed form, and the linear program's answer."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -25,6 +27,33 @@ def test_the_advantage_by_hand():
     batch = dict(rewards=torch.tensor([1.0, 1.0]), costs=torch.tensor([2.0, 0.0]), done=torch.tensor([0.0, 1.0]))
     e = advantage(batch, torch.tensor([4.0, 4.0]), torch.tensor([10.0, 10.0]), torch.tensor(0.5), 0.9)
     assert e.tolist() == pytest.approx([1 - 1 + 9 - 4, 1 - 4])
+
+
+def test_an_update_by_hand(data):
+    """ν is 0 everywhere, and the policy a standard normal before tanh."""
+    method = learner("coptidice", data, noise=0.0, alpha=0.5, cost_epsilon=0.0, critic_learning_rate=1e-30)
+    with torch.no_grad():
+        for last in (method.nu.weights[-1], method.nu.biases[-1], *method.policy.body[-1].parameters()):
+            last.zero_()
+    batch = {name: values[:50] for name, values in method.data.items()}
+    metrics = method.update(batch)
+    multiplier = math.log(1 + math.e)  # softplus(1)
+    e = (batch["rewards"] - multiplier * batch["costs"]).double()
+    w = torch.where(e < 0, (2 * e).exp(), 2 * e + 1)
+    f = torch.where(w < 1, w * (w.log() - 1) + 1, (w - 1) ** 2 / 2)
+    x = torch.atanh(batch["actions"].clamp(-0.999, 0.999)).double()
+    surprise = ((x**2 + math.log(2 * math.pi)) / 2).sum(-1)
+    expected = dict(nu_loss=w * e - 0.5 * f, policy_loss=w * surprise, cost=w * batch["costs"], weight=w)
+    for name, values in expected.items():
+        assert float(metrics[name].detach()) == pytest.approx(float(values.mean()), rel=1e-5), name
+
+
+@pytest.mark.parametrize(("limit", "step"), [(0.0, 1e-3), (1e3, -1e-3)])
+def test_the_multiplier_rises_where_the_cost_is_above_the_limit(data, limit, step):
+    method = learner("coptidice", data, cost_limit=limit, scalar_learning_rate=1e-3)
+    method.advance(1)
+    # Adam's first step is as long as its rate.
+    assert float(method.multiplier.detach()) - 1 == pytest.approx(step, rel=1e-3)
 
 
 def test_the_tabular_dual_of_coptidice_reaches_the_linear_program():

@@ -47,6 +47,16 @@ def test_cpqs_penalty_reaches_the_cost_critic_alone(data):
     assert touched == {"cost_critic"}
 
 
+def test_cpqs_multiplier_rises_by_what_unseen_actions_cost_too_little(data):
+    method = learner("cpq", data, margin=2.0, alpha_learning_rate=0.01)
+    with torch.no_grad():
+        method.cost_critic.weights[-1].zero_()
+        method.cost_critic.biases[-1].zero_()
+    method.advance(1)
+    # No action costs anything yet, and alpha is 1.
+    assert float(method.log_alpha) == pytest.approx(0.01 * 2.0 * method.limit())
+
+
 @pytest.mark.parametrize(("bias", "frozen"), [(1e3, 1), (-1e3, 0)])
 def test_cpq_is_frozen_where_all_actions_are_above_the_limit(data, bias, frozen):
     method = learner("cpq", data)

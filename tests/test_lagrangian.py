@@ -45,12 +45,10 @@ def test_the_controller_finds_the_multiplier_of_the_linear_program():
 def test_the_penalty_of_the_lagrangian_by_hand(data):
     method = learner("bcq_lag", data, pid=(0.5, 0.25, 0.0), cost_limit=0.0)
     s, a = method.data["observations"][:4], method.data["actions"][:4]
-    for bias, sign in ((method.cost_critic.biases, 3.0), (method.critic.biases, 2.0)):
-        with torch.no_grad():
-            bias[-1].fill_(sign)
-    for ensemble in (method.critic, method.cost_critic):
+    for ensemble, value in ((method.cost_critic, 3.0), (method.critic, 2.0)):
         with torch.no_grad():
             ensemble.weights[-1].zero_()
+            ensemble.biases[-1].fill_(value)
     q, penalty, metrics = method.lagrangian(s, a)
     assert q.tolist() == [2] * 4 and float(metrics["multiplier"]) == 0.75 * 3 and float(penalty.detach()) == 0.75 * 9
     assert method.controller.integral == 3  # it counts on with the next update
@@ -76,3 +74,11 @@ def test_the_discrepancy_of_two_points(kernel, exponent):
     expected = math.sqrt(2 - 2 * math.exp(-exponent / (2 * 7.0)) + 1e-6)
     assert float(discrepancy(first, second, 7.0, kernel)) == pytest.approx(expected)
     assert float(discrepancy(first, first, 7.0, kernel)) == pytest.approx(1e-3)
+
+
+@pytest.mark.parametrize("limit", [0.0, 2.0])
+def test_bears_multiplier_moves_by_what_the_discrepancy_is_above_its_limit(data, limit):
+    method = learner("bear_lag", data, mmd_limit=limit, alpha_learning_rate=0.5)
+    method.advance(1)
+    moved = float(method.log_alpha)  # alpha was 1
+    assert moved == pytest.approx(0.5 * (method.read()["mmd"] - limit)) and (moved > 0) == (limit == 0)
