@@ -51,7 +51,9 @@ def package():
     try:
         import osrl.algorithms
     except ImportError as error:
-        raise ImportError(f"osrl-lib cannot be imported ({error}): make test-osrl installs it.") from error
+        raise ImportError(
+            f"osrl-lib cannot be imported ({error}): make test-osrl and make bench-osrl install it."
+        ) from error
     return osrl.algorithms
 
 

@@ -6,7 +6,8 @@ serves any limit: see `DecisionTransformer.aim`.
 
 OSRL: 100,000 updates of 2,048 windows of 10 steps, 3 layers of width 128 with 8 heads. The defaults here are 5,000
 updates of 64 windows, 2 layers of width 64 with 4 heads, no dropout: small enough for a CPU. Left out: OSRL's state
-prediction, whose weight is 0, and the thinning of the episodes before the frontier is fitted.
+prediction, whose weight is 0, and the thinning of the episodes before the frontier is fitted. The standard deviation
+has the other methods' bounds, where OSRL's has none.
 """
 
 import math
@@ -44,7 +45,11 @@ _PUBLISHED: dict[str, tuple[dict[float, float], int, float, float]] = {
 
 @dataclass(frozen=True)
 class CDTConfig(BaselineConfig):
-    """Settings of CDT. Source of the published values: OSRL, examples/configs/cdt_configs.py."""
+    """Settings of CDT.
+
+    Source of the published values: OSRL, examples/configs/cdt_configs.py; of `sampling_cost`, its
+    examples/train/train_cdt.py.
+    """
 
     batch_size: int = 64  # windows per update
     target_return: float | None = None  # return to ask for; None: the best of the data's episodes within the limit

@@ -1,7 +1,8 @@
 """One run of an offline baseline: its settings, its data, and the making of one update after the other.
 
 The methods follow the OSRL benchmark (Liu et al. 2023, arXiv 2306.09303; code: github.com/liuzuxin/OSRL, version
-0.1.0), which is what "OSRL" means in these files.
+0.1.0), which is what "OSRL" means in these files. An update draws the next actions once for both critics' targets,
+where OSRL draws them for each.
 """
 
 import math
@@ -21,6 +22,13 @@ from trac.tasks import TASKS, check_name, get_task
 from trac.trajectories import Trajectories
 
 INITIAL, UPDATE = 0, 1  # what a run's random numbers are for; with the seed and a counter the key of each draw
+
+
+# Fields that are at least 1.
+_COUNTS = (
+    *("steps", "batch_size", "log_every", "critics", "samples", "mmd_samples", "vae_hidden"),
+    *("context", "width", "layers", "heads"),
+)
 
 
 @dataclass(frozen=True)
@@ -51,9 +59,9 @@ class BaselineConfig(Settings):
                 object.__setattr__(self, name, tuple(value))
             if name in ("task", "cost_limit"):
                 continue
-            if name in ("gamma", "tau", "mixture") and not 0 < value <= 1:
+            if name in ("gamma", "tau", "mixture", "unseen") and not 0 < value <= 1:
                 raise ConfigError(f"{name}={value} must lie in (0, 1].")
-            if name in ("steps", "batch_size", "log_every", "critics", "samples") and value < 1:
+            if name in _COUNTS and value < 1:
                 raise ConfigError(f"{name}={value} must be at least 1.")
             if name.endswith(("learning_rate", "_scale", "temperature")) and not 0 < value < math.inf:
                 raise ConfigError(f"{name}={value} must be above 0.")

@@ -35,6 +35,10 @@ class Block(nn.Module):
 class DecisionTransformer(BaselinePolicy):
     """The policy and its memory of an episode: `start`, then `act` and `observe` in turn.
 
+    Args:
+        horizon: T, number of steps that have an embedding; later ones share the last.
+        config: a CDTConfig.
+
     Attributes:
         target: (2,) return, scaled, and cost to ask for.
     """
@@ -42,7 +46,7 @@ class DecisionTransformer(BaselinePolicy):
     def __init__(self, obs_dim: int, act_dim: int, horizon: int, config: Any):
         super().__init__()
         width = config.width
-        self.obs_dim, self.act_dim, self.context, self.scale = obs_dim, act_dim, config.context, config.reward_scale
+        self.act_dim, self.context, self.scale = act_dim, config.context, config.reward_scale
         self.horizon, self.dropout = horizon, config.dropout
         self.times = nn.Embedding(horizon, width)
         self.embed = nn.ModuleList([nn.Linear(size, width) for size in (1, 1, obs_dim, act_dim)])
