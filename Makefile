@@ -4,13 +4,14 @@ VENV ?= .venv
 STAMP := $(VENV)/.stamp
 BIN := $(VENV)/bin
 SAFETY := .venv-safety
+OSRL := _build/osrl
 
 # A python3 kernel installed for the user must not win over the one in the virtual environment.
 export JUPYTER_PREFER_ENV_PATH := 1
 unexport JUPYTER_PATH
 
-.PHONY: book notebooks html test test-all test-osrl test-browser test-colab check-py312 safety test-safety lint bench bench-scale datasets studies suites
-.PHONY: links set-repository clean .venv
+.PHONY: book notebooks html test test-all test-osrl test-browser test-colab check-py312 safety test-safety lint links
+.PHONY: bench bench-osrl bench-scale datasets studies suites set-repository clean .venv
 
 book: # execute the stale notebooks (FORCE=1: all) and build the book
 	@$(MAKE) --no-print-directory notebooks
@@ -31,9 +32,8 @@ test-all: $(STAMP) # the slow tests and every notebook
 	$(BIN)/pytest -m slow || test $$? -eq 5  # 5: no test is marked slow
 	OMP_NUM_THREADS=1 $(BIN)/pytest --nbval-lax --nbval-current-env notebooks
 
-test-osrl: $(STAMP) # the baselines' losses against the benchmark's package, osrl-lib
-	$(BIN)/python -m pip install --quiet --no-deps --target _build/osrl --upgrade osrl-lib==0.1.0
-	PYTHONPATH=_build/osrl $(BIN)/pytest tests/test_baselines_osrl.py
+test-osrl: $(OSRL)/.stamp # the baselines' losses against the benchmark's package, osrl-lib
+	PYTHONPATH=$(OSRL) $(BIN)/pytest tests/test_baselines_osrl.py
 
 check-py312: # make test with Python 3.12 in an environment of its own
 	$(MAKE) test PYTHON=python3.12 VENV=.venv-3.12
@@ -68,6 +68,9 @@ lint: $(STAMP) # ruff and mypy
 
 bench: $(STAMP) # speed of the training core: _build/bench.json
 	$(BIN)/python benchmarks/core.py
+
+bench-osrl: $(OSRL)/.stamp # updates per second of the baselines beside osrl-lib's: book/results/osrl_speed.csv
+	PYTHONPATH=$(OSRL):book $(BIN)/python benchmarks/against_osrl.py
 
 bench-scale: $(STAMP) # memory and time on large data: _build/scale.json
 	$(BIN)/python benchmarks/scale.py
@@ -116,6 +119,10 @@ $(STAMP): pyproject.toml constraints.txt requirements-no-deps.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[bullet,book,sweep,baselines,tests]"
 	$(BIN)/python -m pip install --quiet --no-deps --requirement requirements-no-deps.txt
 	$(BIN)/python -m ipykernel install --prefix $(VENV) --name python3 --display-name "Python 3" >/dev/null
+	@touch $@
+
+$(OSRL)/.stamp: $(STAMP)
+	$(BIN)/python -m pip install --quiet --no-deps --target $(OSRL) --upgrade osrl-lib==0.1.0
 	@touch $@
 
 $(SAFETY)/.stamp: pyproject.toml requirements-no-deps.txt requirements-safety.txt requirements-safety-no-deps.txt

@@ -3,38 +3,32 @@
 `make test-osrl` installs that package where nothing else sees it, and runs these tests.
 """
 
-import importlib.util
-import sys
-from types import ModuleType
-
 import pytest
 import torch
+from baseline_cases import CPU, METHODS, small
 from torch import nn
 
-from trac.baselines import learner, learner_of, losses
-from trac.baselines.bear_lag import discrepancy
-from trac.baselines.cdt import CDTConfig
+from trac.baselines import bc_all, learner
 from trac.baselines.coptidice import advantage, dual_loss
-from trac.baselines.cpq import penalised
+from trac.config import TracConfig
 
-if importlib.util.find_spec("fsrl") is None:
-    # Its trainers import loggers from there, which no loss needs.
-    sys.modules["fsrl"], sys.modules["fsrl.utils"] = ModuleType("fsrl"), ModuleType("fsrl.utils")
-    sys.modules["fsrl.utils"].DummyLogger = sys.modules["fsrl.utils"].WandbLogger = object
-osrl = pytest.importorskip("osrl.algorithms", reason="osrl-lib is not installed: see make test-osrl")
-
-CPU, WIDTHS, DIMS = torch.device("cpu"), (16, 16), dict(state_dim=8, action_dim=2, max_action=1.0)
-SHAPE = dict(a_hidden_sizes=list(WIDTHS), c_hidden_sizes=list(WIDTHS), cost_limit=8, episode_len=200)
-CRITICS = dict(num_q=2, num_qc=2, vae_hidden_sizes=16, sample_action_num=4)
-RATES = dict(actor_lr=0.0, critic_lr=0.0)
+pytest.importorskip("osrl", reason="osrl-lib is not installed: see make test-osrl")
+import against_osrl
 
 
 @pytest.fixture
 def case(data):
-    def make(name, **changes):
-        shape = dict(hidden=WIDTHS, cost_limit=8, eval_episodes=0) | changes
-        method = learner_of(name)(learner_of(name).Config(**shape), data, CPU)
-        return method, {key: values[:50] for key, values in method.data.items()}
+    """Our run and osrl-lib's model of the same settings, neither of which moves, and a batch."""
+
+    def make(name, rates=("actor_lr", "critic_lr"), **changes):
+        method = METHODS[name](small(name, **changes), data, CPU)
+        for optimizer in method.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = 0.0
+        torch.manual_seed(0)
+        theirs = against_osrl.model_of(method)
+        theirs.setup_optimizers(**dict.fromkeys(rates, 0.0))
+        return method, theirs, {key: values[:50] for key, values in method.data.items()}
 
     return make
 
@@ -75,80 +69,80 @@ def close(ours, theirs):
     torch.testing.assert_close(ours.detach(), theirs.detach().reshape(ours.shape), rtol=1e-4, atol=1e-6)
 
 
-def test_cpq(case):
-    method, batch = case("cpq", vae_hidden=16)
-    torch.manual_seed(0)
-    theirs = osrl.CPQ(**DIMS, **SHAPE, **CRITICS, beta=0.5)
-    theirs.setup_optimizers(**RATES, alpha_lr=0.0, vae_lr=0.0)
-    fill_actor(method.policy, theirs.actor)
-    fill_vae(method.vae, theirs.vae)
-    for ours, other in ((method.critic, theirs.critic), (method.cost_critic, theirs.cost_critic)):
-        fill(ours, other.q_nets)
-    s, a, then, r, done = (batch[k] for k in ("observations", "actions", "next_observations", "rewards", "done"))
-    assert method.limit() == pytest.approx(theirs.q_thres)
-    close(seeded(method.vae.loss, s, a, 0.5), seeded(theirs.vae_loss, s, a)[0])
-    following = seeded(method.policy.sample, then)
-    q, cost = method.critic(then, following).amin(0), method.cost_critic(then, following).amin(0)
-    target = losses.bellman_target(r, penalised(q, cost, method.limit()), 0.99, done)
-    close(losses.critic_loss(method.critic(s, a), target), seeded(theirs.critic_loss, s, then, a, r, done)[0])
-    actions = seeded(method.policy.sample, s)
-    q, cost = method.critic(s, actions).amin(0), method.cost_critic(s, actions).amin(0)
-    close(-penalised(q, cost, method.limit()).mean(), seeded(theirs.actor_loss, s)[0])
+def check_update(method, theirs, batch, between=lambda: None):
+    """Each loss of an update. Ours draws the next actions once for both critics, theirs for each.
+
+    Args:
+        between: draws what ours draws between the critics and the policy, and theirs elsewhere.
+    """
+    metrics = seeded(method.update, batch)
+    s, a, then, r, c, done = (
+        batch[k] for k in ("observations", "actions", "next_observations", "rewards", "costs", "done")
+    )
+    close(metrics["vae_loss"], seeded(theirs.vae_loss, s, a)[0])
+    state = torch.get_rng_state()
+    close(metrics["critic_loss"], theirs.critic_loss(s, then, a, r, done)[0])
+    between()
+    close(metrics["policy_loss"], theirs.actor_loss(s)[0])
+    torch.set_rng_state(state)
+    close(metrics["cost_critic_loss"], theirs.cost_critic_loss(s, then, a, c, done)[0])
 
 
-def fill_double(method, theirs):
+def fill_critics(method, theirs, networks):
     for ours, other in ((method.critic, theirs.critic), (method.cost_critic, theirs.cost_critic)):
-        fill(ours, [*other.q1_nets, *other.q2_nets])
+        fill(ours, networks(other))
     method.critic_target.load_state_dict(method.critic.state_dict())
     method.cost_target.load_state_dict(method.cost_critic.state_dict())
 
 
-def check_critics(method, theirs, batch, following, actions):
-    s, a, then, r, c, done = (
-        batch[k] for k in ("observations", "actions", "next_observations", "rewards", "costs", "done")
-    )
-    metrics = method.update_critics(batch, following, actions)
-    close(metrics["critic_loss"], seeded(theirs.critic_loss, s, then, a, r, done)[0])
-    close(metrics["cost_critic_loss"], seeded(theirs.cost_critic_loss, s, then, a, c, done)[0])
+def test_bc_all(data):
+    run = bc_all(data, TracConfig(hidden=(16, 16), steps=1, bc_steps=1, eval_episodes=0), device="cpu", progress=False)
+    theirs = against_osrl.package().BC(state_dim=8, action_dim=2, max_action=1.0, a_hidden_sizes=[16, 16])
+    theirs.setup_optimizers(actor_lr=0.0)
+    with torch.no_grad():
+        for layer, (weight, bias) in zip(linears(theirs), run.policy.layers(), strict=True):
+            layer.weight.copy_(weight[0])
+            layer.bias.copy_(bias[0])
+    s, a = (torch.as_tensor(array[:50]) for array in (data.observations, data.actions))
+    # Ours is a sum over the two action dimensions, theirs a mean.
+    close(-run.policy.log_prob(s[None], a[None]).mean(), 2 * theirs.actor_loss(s, a)[0])
+
+
+def test_cpq(case):
+    rates = ("actor_lr", "critic_lr", "alpha_lr", "vae_lr")
+    method, theirs, batch = case("cpq", rates, vae_hidden=16)
+    fill_actor(method.policy, theirs.actor)
+    fill_vae(method.vae, theirs.vae)
+    fill_critics(method, theirs, lambda critic: critic.q_nets)
+    theirs.log_alpha.fill_(-torch.inf)  # its penalty is a constant in the loss
+    assert method.limit() == pytest.approx(theirs.q_thres)
+    samples = method.config.samples
+    # The penalty's actions.
+    check_update(method, theirs, batch, lambda: torch.randn(50 * samples, 2))
 
 
 def test_bcq_lag(case):
-    method, batch = case("bcq_lag", critics=2, samples=4, vae_hidden=16)
-    torch.manual_seed(0)
-    theirs = osrl.BCQL(**DIMS, **SHAPE, **CRITICS)
-    theirs.setup_optimizers(**RATES, vae_lr=0.0)
-    policy = method.policy
-    fill_mlp(policy.perturbation, linears(theirs.actor))
-    fill_vae(policy.vae, theirs.vae)
-    fill_double(method, theirs)
-    following = batch["next_observations"].repeat_interleave(4, 0)
-    # The policy's loss first: the critics' updates move them.
-    q, penalty, _ = method.lagrangian(batch["observations"], seeded(policy.actions, batch["observations"]))
-    close(penalty - q.mean(), seeded(theirs.actor_loss, batch["observations"])[0])
-    check_critics(method, theirs, batch, following, seeded(policy.actions, following))
+    method, theirs, batch = case("bcq_lag", ("actor_lr", "critic_lr", "vae_lr"), critics=2, vae_hidden=16)
+    fill_mlp(method.policy.perturbation, linears(theirs.actor))
+    method.perturbation_target.load_state_dict(method.policy.perturbation.state_dict())
+    fill_vae(method.policy.vae, theirs.vae)
+    fill_critics(method, theirs, lambda critic: [*critic.q1_nets, *critic.q2_nets])
+    check_update(method, theirs, batch)
 
 
-def test_bear_lag(case):
-    method, batch = case("bear_lag", critics=2, samples=4, vae_hidden=16)
-    torch.manual_seed(0)
-    theirs = osrl.BEARL(**DIMS, **SHAPE, **CRITICS, num_samples_mmd_match=4, start_update_policy_step=0)
-    theirs.setup_optimizers(**RATES, vae_lr=0.0, alpha_lr=0.0)
+@pytest.mark.parametrize("kernel", ["gaussian", "laplacian"])
+def test_bear_lag(case, kernel):
+    rates = ("actor_lr", "critic_lr", "vae_lr", "alpha_lr")
+    method, theirs, batch = case("bear_lag", rates, critics=2, vae_hidden=16, kernel=kernel)
     fill_actor(method.policy, theirs.actor)
-    fill_double(method, theirs)
-    following = batch["next_observations"].repeat_interleave(4, 0)
-    check_critics(method, theirs, batch, following, seeded(method.policy.sample, following))
-    x, y = torch.randn(2, 6, 4, 2)
-    close(discrepancy(x, y, 50.0, "gaussian"), theirs.mmd_loss_gaussian(x, y, 50.0))
-    close(discrepancy(x, y, 10.0, "laplacian"), theirs.mmd_loss_laplacian(x, y, 10.0))
+    method.policy_target.load_state_dict(method.policy.state_dict())
+    fill_vae(method.vae, theirs.vae)
+    fill_critics(method, theirs, lambda critic: [*critic.q1_nets, *critic.q2_nets])
+    check_update(method, theirs, batch)
 
 
-def test_coptidice(case, data):
-    method, batch = case("coptidice", normalized_limit=False)
-    torch.manual_seed(0)
-    spread = (data.observations.std(0), data.actions.std(0))
-    theirs = osrl.COptiDICE(**DIMS, **SHAPE, f_type="softchi", init_state_propotion=method.first,
-                            observations_std=spread[0], actions_std=spread[1], num_nu=2, num_chi=2)  # fmt: skip
-    theirs.setup_optimizers(**RATES, scalar_lr=0.0)
+def test_coptidice(case):
+    method, theirs, batch = case("coptidice", ("actor_lr", "critic_lr", "scalar_lr"), normalized_limit=False)
     fill(method.nu, theirs.nu_network.q_nets)
     fill(method.chi, theirs.chi_network.q_nets)
     names = ("observations", "next_observations", "actions", "rewards", "costs", "done", "first")
@@ -165,10 +159,8 @@ def test_coptidice(case, data):
 
 
 def test_cdt(data):
-    config = CDTConfig(width=16, heads=2, layers=2, cost_limit=8, eval_episodes=0, batch_size=8)
-    method = learner_of("cdt")(config, data, CPU)
-    theirs = osrl.CDT(**DIMS, seq_len=10, episode_len=200, embedding_dim=16, num_layers=2, num_heads=2, use_rew=True,
-                      use_cost=True, cost_transform=True, stochastic=True, target_entropy=-2)  # fmt: skip
+    method = METHODS["cdt"](small("cdt", layers=2), data, CPU)
+    theirs = against_osrl.model_of(method)
     torch.manual_seed(0)
     for p in theirs.parameters():
         nn.init.normal_(p, std=0.2)
@@ -198,3 +190,10 @@ def test_cdt(data):
     close(following.log_prob(a)[mask].mean(), expected.log_prob(a)[mask].mean())
     close(following.entropy()[mask].mean(), expected.entropy()[mask].mean())
     close(logits.log_softmax(-1)[mask], costs[mask])
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_both_sides_of_the_benchmark_make_updates(name):
+    ours, theirs = against_osrl.pair(name, small(name)).values()
+    ours()
+    theirs()

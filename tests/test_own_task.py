@@ -6,6 +6,7 @@ import threading
 import gymnasium as gym
 import numpy as np
 import pytest
+from baseline_cases import METHODS, TRAIN, small
 
 import trac
 from trac import trajectories
@@ -82,6 +83,16 @@ def test_data_training_and_scores(path, tmp_path):
     speed = 2.0
     shared = trac.evaluate(run.policy, **settings | dict(env=lambda: make_pendulum() if speed else None), workers=2)
     np.testing.assert_array_equal(shared.episodes, result.episodes)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_baselines_train_on_it(name, path, tmp_path):
+    data = trac.load(path, reward_range=(-400, 0))
+    run = TRAIN[name](data, small(name, task="pendulum", cost_limit=30), progress=False, device="cpu", out=tmp_path)
+    loaded = trac.load_run(tmp_path)
+    settings = dict(env=make_pendulum, reward_range=data.reward_range, cost_limit=30, episodes=2, workers=1)
+    one, two = (trac.evaluate(policy, **settings).episodes for policy in (run.policy, loaded.policy))
+    assert (one.length == LENGTH).all() and one.equals(two)
 
 
 def test_the_command_line_trains_it(path, tmp_path, monkeypatch):

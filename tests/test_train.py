@@ -12,7 +12,6 @@ from trac import trajectories
 from trac.baselines import bc_all, bc_safe
 from trac.config import ConfigError, TracConfig
 from trac.envs import MissingSimulator
-from trac.partition import PartitionError
 from trac.train import TrainingError
 
 QUICK = TracConfig(
@@ -164,25 +163,6 @@ def test_a_damaged_run_is_named(tmp_path, data):
     (folder / "weights.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match=r"weights\.safetensors: no such file"):
         trac.load_run(folder)
-
-
-def test_bc_clones_all_or_the_safe_episodes(data):
-    config = QUICK.replace(steps=600, learning_rate=3e-3, dropout=0.0)
-    everything, safe = bc_all(data, config, progress=False), bc_safe(data, config, progress=False)
-    assert everything.record["algorithm"] == "bc_all" and set(everything.history.phase) == {"bc"}
-    assert same(everything.policy, everything.reference)
-    chosen = np.repeat(data.episode_costs <= 8, data.lengths)
-    error = {
-        name: ((run.policy.act(data.observations) - data.actions) ** 2).sum(-1)
-        for name, run in (("all", everything), ("safe", safe))
-    }
-    assert error["safe"][chosen].mean() < error["all"][chosen].mean()
-    assert error["safe"][~chosen].mean() > error["all"][~chosen].mean()
-
-
-def test_bc_safe_without_a_safe_episode_is_refused(data):
-    with pytest.raises(PartitionError, match="no episode is safe at cost_limit=0"):
-        bc_safe(data.__class__(**{**data.__dict__, "costs": data.costs + 1}), QUICK.replace(cost_limit=0))
 
 
 def test_another_task_is_refused(data):

@@ -6,7 +6,8 @@ serves any limit: see `DecisionTransformer.aim`.
 
 OSRL: 100,000 updates of 2,048 windows of 10 steps, 3 layers of width 128 with 8 heads. The defaults here are 5,000
 updates of 64 windows, 2 layers of width 64 with 4 heads, no dropout: small enough for a CPU. Left out: OSRL's state
-prediction, whose weight is 0, and the thinning of the episodes before the frontier is fitted.
+prediction, whose weight is 0, and the thinning of the episodes before the frontier is fitted. The standard deviation
+has the other methods' bounds, where OSRL's has none.
 """
 
 import math
@@ -44,7 +45,11 @@ _PUBLISHED: dict[str, tuple[dict[float, float], int, float, float]] = {
 
 @dataclass(frozen=True)
 class CDTConfig(BaselineConfig):
-    """Settings of CDT. Source of the published values: OSRL, examples/configs/cdt_configs.py."""
+    """Settings of CDT.
+
+    Source of the published values: OSRL, examples/configs/cdt_configs.py; of `sampling_cost`, its
+    examples/train/train_cdt.py.
+    """
 
     batch_size: int = 64  # windows per update
     target_return: float | None = None  # return to ask for; None: the best of the data's episodes within the limit
@@ -157,6 +162,7 @@ class CDT(Learner):
 
     def build(self, data: Trajectories) -> None:
         config = self.config
+        self.dims = (*self.dims, self.horizon)
         self.policy = self.make_policy(config, *self.dims)
         within = data.episode_costs <= config.cost_limit
         if config.target_return is None and not within.any():
@@ -204,8 +210,10 @@ class CDT(Learner):
             self.data[name] = torch.as_tensor(to_go(values, data.starts, data.lengths), device=self.device)
 
     @staticmethod
-    def make_policy(config: CDTConfig, obs_dim: int, act_dim: int) -> DecisionTransformer:
-        return DecisionTransformer(obs_dim, act_dim, config)
+    def make_policy(  # type: ignore[override]
+        config: CDTConfig, obs_dim: int, act_dim: int, horizon: int
+    ) -> DecisionTransformer:
+        return DecisionTransformer(obs_dim, act_dim, horizon, config)
 
     def batch(self) -> dict[str, Tensor]:
         """Windows of `context` steps from a random start on; `mask` is 0 beyond the end of the episode."""

@@ -96,7 +96,12 @@ class LagrangianLearner(Learner):
         return {"critic_loss": loss, "cost_critic_loss": cost_loss}
 
     def lagrangian(self, observations: Tensor, actions: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Q (N,) of the policy's actions, the penalty λ (E[Q_c] - l) (), and metrics; moves the multiplier λ."""
+        """Q (N,) of the policy's actions, the penalty λ (E[Q_c] - l) (), and metrics; moves the multiplier λ.
+
+        Args:
+            observations: (N, obs_dim).
+            actions: (N, act_dim), with a gradient to the policy.
+        """
         q = pessimistic(self.critic(observations, actions)).amin(0)
         cost = pessimistic(self.cost_critic(observations, actions)).amin(0).mean()
         excess = cost - self.limit()

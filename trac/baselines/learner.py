@@ -1,7 +1,8 @@
 """One run of an offline baseline: its settings, its data, and the making of one update after the other.
 
 The methods follow the OSRL benchmark (Liu et al. 2023, arXiv 2306.09303; code: github.com/liuzuxin/OSRL, version
-0.1.0), which is what "OSRL" means in these files.
+0.1.0), which is what "OSRL" means in these files. An update draws the next actions once for both critics' targets,
+where OSRL draws them for each.
 """
 
 import math
@@ -17,17 +18,24 @@ from torch import Tensor, nn
 from trac.baselines.losses import discounted_limit
 from trac.baselines.networks import BaselinePolicy
 from trac.config import ConfigError, Settings
-from trac.tasks import get_task
+from trac.tasks import TASKS, check_name, get_task
 from trac.trajectories import Trajectories
 
 INITIAL, UPDATE = 0, 1  # what a run's random numbers are for; with the seed and a counter the key of each draw
+
+
+# Fields that are at least 1.
+_COUNTS = (
+    *("steps", "batch_size", "log_every", "critics", "samples", "mmd_samples", "vae_hidden"),
+    *("context", "width", "layers", "heads"),
+)
 
 
 @dataclass(frozen=True)
 class BaselineConfig(Settings):
     """The fields that all baselines have. The defaults are quick settings; `osrl()` gives the benchmark's."""
 
-    task: str = "BallCircle"  # name in trac.TASKS
+    task: str = "BallCircle"  # name in trac.TASKS, or a task of your own: the data's
     cost_limit: float = 20.0  # l [cost per episode], finite
     seed: int = 0
     steps: int = 5_000  # updates
@@ -40,7 +48,7 @@ class BaselineConfig(Settings):
     published: ClassVar[dict[str, Any]] = {}  # the benchmark's values, where they are not the defaults
 
     def __post_init__(self):
-        get_task(self.task)
+        check_name(self.task)
         if not 0 <= self.cost_limit < math.inf:
             raise ConfigError(
                 f"cost_limit={self.cost_limit} must be 0 or more and finite; for a limit that never binds, take one "
@@ -51,9 +59,9 @@ class BaselineConfig(Settings):
                 object.__setattr__(self, name, tuple(value))
             if name in ("task", "cost_limit"):
                 continue
-            if name in ("gamma", "tau", "mixture") and not 0 < value <= 1:
+            if name in ("gamma", "tau", "mixture", "unseen") and not 0 < value <= 1:
                 raise ConfigError(f"{name}={value} must lie in (0, 1].")
-            if name in ("steps", "batch_size", "log_every", "critics", "samples") and value < 1:
+            if name in _COUNTS and value < 1:
                 raise ConfigError(f"{name}={value} must be at least 1.")
             if name.endswith(("learning_rate", "_scale", "temperature")) and not 0 < value < math.inf:
                 raise ConfigError(f"{name}={value} must be above 0.")
@@ -82,6 +90,12 @@ def transitions(data: Trajectories, device: torch.device, reward_scale: float) -
     return {name: torch.as_tensor(array, device=device) for name, array in arrays.items()}
 
 
+def horizon(data: Trajectories) -> int:
+    """T [steps]: the longest episode that the task has, or the data; a task of one's own has the data's alone."""
+    longest = int(data.lengths.max())
+    return max(longest, TASKS[data.task].max_episode_steps) if data.task in TASKS else longest
+
+
 @contextmanager
 def seeded(device: torch.device, seed: int, *key: int) -> Iterator[None]:
     """Inside, the device's default generator starts from this key; after it, it goes on as if nothing had been."""
@@ -104,12 +118,15 @@ class Learner(nn.Module):
     An update's batch and noise depend on the run's seed and the number of the update alone, as in `trac.learner`.
 
     Attributes:
+        dims: what `make_policy` takes after the config.
+        horizon: T; see `horizon`.
         data: the flat transitions on the device; see `transitions`.
         optimizers: by name.
     """
 
     algorithm: ClassVar[str]
     Config: ClassVar[type[BaselineConfig]]
+    dims: tuple[int, ...]
     policy: BaselinePolicy
     optimizers: dict[str, torch.optim.Optimizer]
 
@@ -117,6 +134,7 @@ class Learner(nn.Module):
         super().__init__()
         self.config, self.device = config, device
         self.dims = (data.observations.shape[1], data.actions.shape[1])
+        self.horizon = horizon(data)
         self.data = transitions(data, device, config.reward_scale)
         with seeded(torch.device("cpu"), config.seed, INITIAL):
             self.build(data)
@@ -142,8 +160,7 @@ class Learner(nn.Module):
 
     def limit(self) -> float:
         """The cost limit on the cost critics' scale; see `discounted_limit`."""
-        horizon = get_task(self.config.task).max_episode_steps
-        return discounted_limit(self.config.cost_limit, self.config.gamma, horizon)
+        return discounted_limit(self.config.cost_limit, self.config.gamma, self.horizon)
 
     def advance(self, step: int) -> None:
         """Make update `step`, counted from 1."""

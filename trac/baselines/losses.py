@@ -54,4 +54,5 @@ def descend(optimizer: torch.optim.Optimizer, loss: Tensor, clip: float | None =
 
 
 def adam(parameters, learning_rate: float) -> torch.optim.Adam:
+    """Adam with torch's other defaults, which are OSRL's; all parameters in one kernel."""
     return torch.optim.Adam(parameters, lr=learning_rate, fused=True)

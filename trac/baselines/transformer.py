@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 
 from trac.baselines.networks import LOG_STD_MAX, LOG_STD_MIN, BaselinePolicy
-from trac.tasks import get_task
 
 COST_SHIFT = 50.0  # the network sees this minus the cost to go (OSRL's cost_transform)
 
@@ -36,16 +35,20 @@ class Block(nn.Module):
 class DecisionTransformer(BaselinePolicy):
     """The policy and its memory of an episode: `start`, then `act` and `observe` in turn.
 
+    Args:
+        horizon: T, number of steps that have an embedding; later ones share the last.
+        config: a CDTConfig.
+
     Attributes:
         target: (2,) return, scaled, and cost to ask for.
     """
 
-    def __init__(self, obs_dim: int, act_dim: int, config: Any):
+    def __init__(self, obs_dim: int, act_dim: int, horizon: int, config: Any):
         super().__init__()
         width = config.width
-        self.obs_dim, self.act_dim, self.context, self.scale = obs_dim, act_dim, config.context, config.reward_scale
-        self.horizon, self.dropout = get_task(config.task).max_episode_steps, config.dropout
-        self.times = nn.Embedding(self.horizon, width)
+        self.act_dim, self.context, self.scale = act_dim, config.context, config.reward_scale
+        self.horizon, self.dropout = horizon, config.dropout
+        self.times = nn.Embedding(horizon, width)
         self.embed = nn.ModuleList([nn.Linear(size, width) for size in (1, 1, obs_dim, act_dim)])
         self.norms = nn.ModuleList([nn.LayerNorm(width), nn.LayerNorm(width)])
         self.blocks = nn.ModuleList([Block(width, config.heads, config.dropout) for _ in range(config.layers)])

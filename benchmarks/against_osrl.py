@@ -1,0 +1,158 @@
+"""Updates per second of the offline methods against those of the benchmark's package, osrl-lib, at the same settings.
+
+    make bench-osrl                              # installs osrl-lib, and writes book/results/osrl_speed.csv
+
+Both take turns on one thread, so that their ratio holds although a shared machine's speed drifts. Ours draws a batch
+for each update; osrl-lib is handed the same one each time, so that its data loader does not count.
+"""
+
+import importlib.util
+import itertools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import core
+import pandas as pd
+import torch
+import tyro
+
+import trac
+from trac import fused
+from trac.baselines import bc, learner_of
+from trac.baselines.learner import Learner
+from trac.learner import Learner as Cloner
+from trac.learner import to_device
+from trac.policy import layer_sizes
+
+CPU = torch.device("cpu")
+METHODS = ("bcq_lag", "bear_lag", "cdt", "coptidice", "cpq")
+TASK, COST_LIMIT = "BallCircle", 20.0
+
+
+class Silent:
+    """A logger that keeps nothing."""
+
+    def store(self, **values) -> None:
+        pass
+
+
+def package():
+    """osrl-lib's algorithms. Its trainers import loggers from fsrl, which neither losses nor speed need.
+
+    Raises ImportError where osrl-lib is not installed.
+    """
+    if "fsrl" not in sys.modules and importlib.util.find_spec("fsrl") is None:
+        fsrl, utils = ModuleType("fsrl"), ModuleType("fsrl.utils")
+        utils.DummyLogger = utils.WandbLogger = Silent  # type: ignore[attr-defined]
+        sys.modules |= {"fsrl": fsrl, "fsrl.utils": utils}
+    try:
+        import osrl.algorithms
+    except ImportError as error:
+        raise ImportError(
+            f"osrl-lib cannot be imported ({error}): make test-osrl and make bench-osrl install it."
+        ) from error
+    return osrl.algorithms
+
+
+def model_of(method: Learner) -> Any:
+    """osrl-lib's model of the same method with the settings of one of our runs."""
+    osrl, c, name, (states, actions) = package(), method.config, method.algorithm, method.dims[:2]
+    shape = dict(state_dim=states, action_dim=actions, max_action=1.0, episode_len=method.horizon)
+    if name == "cdt":
+        drops = dict.fromkeys(("attention_dropout", "residual_dropout", "embedding_dropout"), c.dropout)
+        sizes = dict(seq_len=c.context, embedding_dim=c.width, num_layers=c.layers, num_heads=c.heads)
+        asked = dict(use_rew=True, use_cost=True, cost_transform=True, stochastic=True, target_entropy=-actions)
+        return osrl.CDT(**shape, **sizes, **drops, **asked, init_temperature=c.temperature)
+    shape |= dict(a_hidden_sizes=list(c.hidden), c_hidden_sizes=list(c.hidden), cost_limit=c.cost_limit, gamma=c.gamma)
+    if name == "coptidice":
+        spread = {f"{key}_std": method.data[key].std(0).numpy() for key in ("observations", "actions")}
+        rest = dict(init_state_propotion=method.first, alpha=c.alpha, cost_ub_epsilon=c.cost_epsilon)
+        return osrl.COptiDICE(**shape, **spread, **rest, f_type="softchi", num_nu=c.critics, num_chi=c.critics)
+    shape |= dict(num_q=c.critics, num_qc=c.critics, vae_hidden_sizes=c.vae_hidden, beta=c.beta, tau=c.tau)
+    shape |= dict(sample_action_num=c.samples)
+    if name == "cpq":
+        return osrl.CPQ(**shape, qc_scalar=c.margin)
+    shape |= dict(PID=list(c.pid), lmbda=c.mixture)
+    if name == "bcq_lag":
+        return osrl.BCQL(**shape, phi=c.phi)
+    mmd = dict(mmd_sigma=c.mmd_sigma, target_mmd_thresh=c.mmd_limit, num_samples_mmd_match=c.mmd_samples)
+    return osrl.BEARL(**shape, **mmd, kernel=c.kernel, start_update_policy_step=0)
+
+
+def update_of(method: Learner) -> Callable[[], Any]:
+    """osrl-lib's update, as its trainer makes it, on one batch of ours."""
+    model, batch = model_of(method), method.batch()
+    trainer = getattr(package(), f"{type(model).__name__}Trainer")(model, None, logger=Silent())
+    if method.algorithm == "cdt":
+        names = ("observations", "actions", "returns", "to_pay", "times", "mask", "to_pay", "costs")
+        values = [batch[name] for name in names]
+        values[5], values[6] = values[5].float(), values[6][:, 0]  # the cost of an episode is not used
+        return lambda: trainer.train_one_step(*values)
+    names = ("observations", "next_observations", "actions", "rewards", "costs", "done", "first")
+    values = [batch[name] for name in names]
+    if method.algorithm == "coptidice":
+        return lambda: trainer.train_one_step(values)
+    return lambda: trainer.train_one_step(*values[:6])
+
+
+def pair(name: str, config: Any) -> dict[str, Callable[[], Any]]:
+    """Our update and osrl-lib's."""
+    method, steps = learner_of(name)(config, trac.load(TASK), CPU), itertools.count(1)
+    return {"ours": lambda: method.advance(next(steps)), "osrl": update_of(method)}
+
+
+def cloning(hidden: tuple[int, ...]) -> dict[str, Callable[[], Any]]:
+    """The same for BC-All, without dropout, which osrl-lib does not have."""
+    data, steps = trac.load(TASK), itertools.count(1)
+    config = trac.TracConfig(task=TASK, hidden=hidden, dropout=0.0, batch_size=bc.BATCH_SIZE)
+    config = config.replace(bc_steps=core.FOREVER, steps=core.FOREVER)
+    dims = (data.observations.shape[1], data.actions.shape[1])
+    trunk = fused.Trunk(config.batch_size, layer_sizes(*dims, hidden, config.policy), config.dropout)
+    tensors = to_device(data, CPU)
+    ours = Cloner(tensors, [bc._every_episode(data, config)], [config], trunk=trunk)
+    osrl = package()
+    model = osrl.BC(state_dim=dims[0], action_dim=dims[1], max_action=1.0, a_hidden_sizes=list(hidden))
+    trainer = osrl.BCTrainer(model, None, logger=Silent())
+    rows = torch.randint(len(data), (config.batch_size,))
+    batch = [tensors[key][rows] for key in ("observations", "actions")]
+    return {"ours": lambda: ours.advance(next(steps)), "osrl": lambda: trainer.train_one_step(*batch)}
+
+
+def cases() -> dict[tuple[str, str, int], dict[str, Callable[[], Any]]]:
+    """Both updates by settings, method and batch size."""
+    found = {("quick", "bc_all", bc.BATCH_SIZE): cloning((128, 128))}
+    found["benchmark", "bc_all", bc.BATCH_SIZE] = cloning((256, 256))
+    for name in METHODS:
+        config = learner_of(name).Config
+        quick, benchmark = config(task=TASK, cost_limit=COST_LIMIT), config.osrl(TASK, COST_LIMIT)
+        if name == "cdt":
+            benchmark = benchmark.replace(batch_size=64)  # its 2,048 windows take many seconds on a CPU
+        for settings, c in dict(quick=quick, benchmark=benchmark).items():
+            found[settings, name, c.batch_size] = pair(name, c)
+    return found
+
+
+def main(rounds: int = 12, out: Path = Path("book/results/osrl_speed.csv")) -> None:
+    """Measure all methods.
+
+    Args:
+        rounds: turns of each side.
+        out: the table.
+    """
+    from quick_table import write
+
+    torch.set_num_threads(1)
+    table = []
+    for (settings, method, batch), updates in cases().items():
+        rates = {side: 1 / value for side, value in core.seconds(updates, rounds, CPU).items()}
+        row = dict(settings=settings, method=method, batch_size=batch, **rates, ratio=rates["ours"] / rates["osrl"])
+        table.append(row)
+        print(f"{settings} {method}: {rates['ours']:.1f} and {rates['osrl']:.1f}, {row['ratio']:.2f}", flush=True)
+    write(pd.DataFrame(table), out, "make bench-osrl")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
