@@ -2,13 +2,14 @@
 
     make bench-osrl                              # installs osrl-lib, and writes book/results/osrl_speed.csv
 
-Both take turns on one thread, so that their ratio holds although a shared machine's speed drifts. Ours draws a batch
-for each update; osrl-lib is handed the same one each time, so that its data loader does not count.
+Both take turns on one thread, by the processor's time, so that their ratio holds on a machine that others use as well.
+Ours draws a batch for each update; osrl-lib is handed the same one each time, so that its data loader does not count.
 """
 
 import importlib.util
 import itertools
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -147,7 +148,7 @@ def main(rounds: int = 12, out: Path = Path("book/results/osrl_speed.csv")) -> N
     torch.set_num_threads(1)
     table = []
     for (settings, method, batch), updates in cases().items():
-        rates = {side: 1 / value for side, value in core.seconds(updates, rounds, CPU).items()}
+        rates = {side: 1 / value for side, value in core.seconds(updates, rounds, CPU, time.process_time).items()}
         row = dict(settings=settings, method=method, batch_size=batch, **rates, ratio=rates["ours"] / rates["osrl"])
         table.append(row)
         print(f"{settings} {method}: {rates['ours']:.1f} and {rates['osrl']:.1f}, {row['ratio']:.2f}", flush=True)

@@ -1,5 +1,6 @@
 """The offline baselines: losses that they share, by hand, the training loop around them, and whole runs."""
 
+import dataclasses
 import math
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from trac.baselines.bear_lag import BEARLagConfig
 from trac.baselines.cdt import CDTConfig
 from trac.baselines.coptidice import COptiDICEConfig, coptidice
 from trac.baselines.cpq import CPQConfig, cpq
-from trac.baselines.learner import seeded, transitions
+from trac.baselines.learner import horizon, seeded, transitions
 from trac.config import ConfigError
 from trac.train import TrainingError
 
@@ -39,6 +40,14 @@ def test_each_method_puts_the_limit_on_its_own_scale(data):
         assert learner(name, data).limit() == pytest.approx(expected)
     assert learner("coptidice", data).limit() == pytest.approx(0.01 * expected)
     assert learner("coptidice", data, normalized_limit=False).limit() == pytest.approx(expected)
+
+
+def test_the_horizon_is_the_tasks_and_of_a_task_of_ones_own_the_datas(data):
+    own = dataclasses.replace(data, task="mine")
+    assert (horizon(data), horizon(own)) == (200, 20)
+    assert horizon(dataclasses.replace(data, lengths=np.array([240]))) == 240
+    assert learner("cpq", own, task="mine").limit() == pytest.approx(losses.discounted_limit(8, 0.99, 20))
+    assert learner("cdt", own, task="mine").policy.times.num_embeddings == 20
 
 
 def test_the_vaes_divergence_is_the_closed_form():

@@ -1,4 +1,4 @@
-"""BCQ-Lag and BEAR-Lag: critics and multiplier by hand, the linear program's multiplier, and a limit that is met."""
+"""BCQ-Lag and BEAR-Lag: critics, multipliers and discrepancy by hand, and the linear program's multiplier."""
 
 import math
 
