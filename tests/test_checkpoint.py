@@ -205,6 +205,13 @@ def test_a_folder_with_a_run_is_not_overwritten(tmp_path, data):
         train(data, CONFIG, out=tmp_path)
 
 
+def test_a_folder_that_cannot_be_written_is_said_before_the_training(tmp_path, data):
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(CheckpointError, match="cannot be written .*Choose another folder"):
+            train(data, CONFIG.replace(steps=10**9), out=out)
+
+
 def test_another_number_of_threads_is_said(tmp_path, data, monkeypatch):
     repair = cut_at(monkeypatch, 40)
     with pytest.raises(PowerCut):
@@ -261,7 +268,7 @@ def test_a_checkpoint_holds_tensors_and_json_alone(tmp_path, data):
 def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
     path = tmp_path / "file"
     checkpoint.write_file(path, b"old")
-    monkeypatch.setattr(os, "fsync", lambda handle: (_ for _ in ()).throw(OSError("no space left on device")))
-    with pytest.raises(OSError, match="no space left"):
+    monkeypatch.setattr(os, "fsync", lambda handle: (_ for _ in ()).throw(OSError(28, "no space left on device")))
+    with pytest.raises(OSError, match="no space left on device: '.*/file'"):
         checkpoint.write_file(path, b"new")
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]

@@ -125,6 +125,14 @@ def test_no_episodes_is_refused():
         trac.evaluate(Steer(), **TASK, episodes=0)
 
 
+def test_what_cannot_be_scored_is_refused():
+    for limit in (-3, float("nan")):
+        with pytest.raises(ValueError, match=f"cost_limit={limit} must be 0 or more"):
+            trac.evaluate(Steer(), **TASK | dict(cost_limit=limit))
+    with pytest.raises(ValueError, match="dict has no act"):
+        trac.evaluate({}, **TASK)
+
+
 @pytest.mark.parametrize("task", ["BallRun", "BallCircle", "CarCircle"])
 def test_a_fresh_simulator_repeats_its_start(task):
     assert rollout(Steer(), task, 3) == rollout(Steer(), task, 3)
@@ -256,6 +264,7 @@ def test_a_lower_speed_limit_costs_earlier():
     [
         ({"mas": 1.2}, "did you mean mass"),
         ({"mass": 0.0}, "mass=0.0 must be above 0"),
+        ({"mass": "2"}, "mass='2' must be a number"),
         ({"mass": float("inf")}, "mass=inf"),
         ({"observation_noise": -0.1}, "0 or more"),
         ({"action_delay": 1.5}, "whole number"),

@@ -137,3 +137,12 @@ def test_no_file_names_a_machine():
             text = json.dumps(json.loads(text), ensure_ascii=False)
         found += [f"{path.relative_to(ROOT)}: {m.group()}" for regex in (paths, hosts) for m in regex.finditer(text)]
     assert not found
+
+
+def test_every_module_is_on_the_page_of_the_api():
+    found = re.findall(r"automodule:: trac\.(\S+)", (ROOT / "book/api.md").read_text())
+    modules = {
+        ".".join(path.relative_to(ROOT / "trac").with_suffix("").parts).removesuffix(".__init__")
+        for path in (ROOT / "trac").rglob("*.py")
+    }
+    assert sorted(found) == sorted(modules - {"__init__", "__main__"})

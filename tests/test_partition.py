@@ -1,6 +1,9 @@
+import inspect
+
 import numpy as np
 import pytest
 
+from trac.config import TracConfig
 from trac.partition import PartitionError, partition
 from trac.trajectories import from_arrays
 
@@ -80,10 +83,11 @@ def test_steps_are_labelled_by_their_own_cost(data):
 def test_released_sampling_leaves_the_global_generator_alone(data):
     np.random.seed(3)
     before = np.random.get_state()[1].copy()
-    first = partition(data, cost_limit=5, sampling="released", seed=1)
+    settings = dict(cost_limit=5, segment_ratio=0.25, sampling="released")
+    first = partition(data, **settings, seed=1)
     np.testing.assert_array_equal(before, np.random.get_state()[1])
-    assert first.starts.tolist() == partition(data, cost_limit=5, sampling="released", seed=1).starts.tolist()
-    assert first.starts.tolist() != partition(data, cost_limit=5, sampling="released", seed=2).starts.tolist()
+    assert first.starts.tolist() == partition(data, **settings, seed=1).starts.tolist()
+    assert first.starts.tolist() != partition(data, **settings, seed=2).starts.tolist()
 
 
 @pytest.mark.parametrize(
@@ -104,12 +108,14 @@ def test_released_sampling_leaves_the_global_generator_alone(data):
         (dict(sampling="some"), "'exact' or 'released'"),
         (dict(level="some"), "'trajectory' or 'step'"),
         (dict(segment_ratio=0.9, sampling="released"), "none for T=20, L=18"),
-        (dict(cost_limit=500), "no window is undesirable: none costs more than 125"),
+        (dict(cost_limit=500), "no window is undesirable: none costs more than 125 and bottom is 0. Lower cost_limit"),
+        (dict(cost_limit="5"), "cost_limit='5' must be a number"),
+        (dict(kappa=None), "kappa=None must be a number"),
     ],
 )
 def test_settings_out_of_range_are_refused(data, settings, message):
     with pytest.raises(PartitionError, match=message):
-        partition(data, **{"cost_limit": 5, **settings})
+        partition(data, **{"cost_limit": 5, "segment_ratio": 0.25, **settings})
 
 
 def test_a_limit_below_every_window_names_the_smallest_cost():
@@ -122,3 +128,31 @@ def test_a_bottom_that_takes_every_safe_window_is_refused():
     data = one_step_rewards(returns=[1, 2], costs=[0, 5])
     with pytest.raises(PartitionError, match="the bottom share took all 1 safe windows"):
         partition(data, cost_limit=2, top=0.5, bottom=0.5, segment_ratio=1.0)
+
+
+def test_episodes_without_a_window_are_named_where_a_half_is_empty():
+    data = one_step_rewards(returns=[1, 2, 3], costs=[0, 9, 2], lengths=[8, 5, 5])
+    message = (
+        r"no window is undesirable: none costs more than 3 and bottom is 0\. 2 of 3 episodes, 1 of them unsafe, are "
+        r"shorter than 8 steps and have no window: lower segment_ratio, .* or set bottom above 0"
+    )
+    with pytest.raises(PartitionError, match=message):
+        partition(data, cost_limit=3)
+    # Two episodes of 4 steps run together: the message leads to the mark, and not to the limit alone.
+    joined = one_step_rewards(returns=[1, 2, 3, 4], costs=[0, 1, 5, 1], lengths=[4, 4, 8, 4])
+    message = (
+        r"3 of 4 episodes, 0 of them unsafe, .* inside episode 2, the longest with its 8 steps, or raise cost_limit"
+    )
+    with pytest.raises(PartitionError, match=message):
+        partition(joined, cost_limit=2)
+
+
+def test_data_without_costs_is_not_told_to_lower_the_limit():
+    with pytest.raises(PartitionError, match=r"bottom is 0\. Set bottom above 0"):
+        partition(one_step_rewards(returns=[1, 2], costs=[0, 0]), cost_limit=2)
+
+
+def test_the_defaults_are_those_of_a_config():
+    for name, parameter in inspect.signature(partition).parameters.items():
+        if parameter.default is not inspect.Parameter.empty:
+            assert parameter.default == getattr(TracConfig(), name), name

@@ -123,7 +123,9 @@ def test_an_assumed_ratio_is_asked_for_and_said(tmp_path, capsys):
     failed = reproduce.reproduce(["CarRun"], tmp_path / "o", source=str(path), segment_ratio=1.0, changes=changes)
     printed = capsys.readouterr().out
     assert failed == {} and "CarRun: the segment ratio 1 is assumed" in printed and "not DSRL's data" in printed
-    assert "not evaluated: eval_episodes=0" in printed
+    assert (
+        "not evaluated: eval_episodes=0" in printed and "± as a standard deviation over nine runs. That is" in printed
+    )
     runs, table = (pd.read_csv(tmp_path / "o" / name) for name in ("runs.csv", "table.csv"))
     assert set(runs.segment_ratio) == {1.0} and runs.ratio_assumed.all() and table.ratio_assumed.all()
     # A printed ratio is kept: --segment-ratio is for the others of a suite.

@@ -258,3 +258,12 @@ def test_a_full_disk_is_said_and_leaves_earlier_results_intact(tmp_path, small):
         assert (out / "results.csv").read_text() == before and len(collect(out)) == 1
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_a_missing_package_is_named_with_its_command(monkeypatch):
+    monkeypatch.setitem(sys.modules, "papermill", None)
+    with pytest.raises(ImportError, match=r"importing papermill failed .*pip install 'trac-book\[sweep\]'"):
+        parameters(ABLATION)
+    monkeypatch.setitem(sys.modules, "dask.distributed", None)
+    with pytest.raises(ImportError, match="importing dask.distributed failed"):
+        next(sweep.on_dask(len, {}, 1, None))

@@ -145,6 +145,10 @@ def test_options_that_make_no_sense_are_refused(data):
             trac.train(data, QUICK, device="cuda")
     with pytest.raises(ConfigError, match="checkpoint_every=0 must be at least 1"):
         trac.train(data, QUICK, checkpoint_every=0)
+    with pytest.raises(ConfigError, match="device='gpu' is none of torch's"):
+        trac.train(data, QUICK, device="gpu")
+    with pytest.raises(ConfigError, match="'alpha' is not a config: pass a TracConfig"):
+        trac.train(data, dict(alpha=0.2))
 
 
 def test_a_task_without_simulator_is_refused_before_the_training():
@@ -157,9 +161,12 @@ def test_a_task_without_simulator_is_refused_before_the_training():
 
 def test_a_damaged_run_is_named(tmp_path, data):
     folder = trac.train(data, QUICK, progress=False).save(tmp_path / "run")
-    (folder / "weights.safetensors").write_bytes(b"damaged")
-    with pytest.raises(ConfigError, match="run: the run cannot be read"):
-        trac.load_run(folder)
+    for name, content in (("weights.safetensors", b"damaged"), ("history.csv", b""), ("run.json", b"[]")):
+        whole = (folder / name).read_bytes()
+        (folder / name).write_bytes(content)
+        with pytest.raises(ConfigError, match="run: the run cannot be read"):
+            trac.load_run(folder)
+        (folder / name).write_bytes(whole)
     (folder / "weights.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match=r"weights\.safetensors: no such file"):
         trac.load_run(folder)
@@ -187,11 +194,26 @@ def test_another_task_is_refused(data):
         (dict(eta=float("nan")), "eta=nan"),
         (dict(task="BallRum"), "did you mean BallRun"),
         (dict(cost_limit=-5), "cost_limit=-5"),
+        (dict(bc_coef=float("inf")), "bc_coef=inf must be 0 or more, and finite"),
+        (dict(alpha="0.2"), "alpha='0.2' must be a number"),
+        (dict(cost_limit="20"), "cost_limit='20' must be a number"),
+        (dict(clamp="1e-6"), "clamp='1e-6' must be a number or None"),
+        (dict(seed=1.5), "seed=1.5 must be a whole number"),
+        (dict(log_every=True), "log_every=True must be a whole number"),
+        (dict(use=None), "use=None must be a text"),
+        (dict(hidden=128), r"hidden=128 must be whole numbers above 0, such as \(128, 128\)"),
+        (dict(hidden="128"), "hidden='128'"),
+        (dict(hidden=(0,)), r"hidden=\(0,\)"),
     ],
 )
 def test_bad_configs_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         QUICK.replace(**change)
+
+
+def test_numpys_numbers_become_plain_ones():
+    config = QUICK.replace(seed=np.int64(3), alpha=np.float64(0.5), hidden=[np.int64(8), 8])
+    assert json.loads(json.dumps(config.to_dict())) == QUICK.replace(seed=3, alpha=0.5, hidden=(8, 8)).to_dict()
 
 
 def test_paper_settings():

@@ -79,6 +79,14 @@ def with_value(value, row=7):
         (broken("timeouts", np.zeros_like), "no episode ends"),
         (broken("terminals", with_value(2)), "terminals must hold only 0 and 1"),
         (broken("observations", lambda a: a[:, 0]), r"observations has shape \(240,\)"),
+        (broken("actions", lambda a: a[:, :0]), r"actions has shape \(240, 0\)"),
+        (broken("costs", with_value(-1)), "costs must be 0 or more; the smallest is -1, first below 0 in row 7"),
+        (
+            broken("next_observations", lambda a: a[:, :3]),
+            r"next_observations has shape \(240, 3\), obs",
+        ),
+        (broken("rewards", lambda a: ["a"] * 240), "rewards is not an array of numbers"),
+        (broken("observations", lambda a: [[1, 2], [3]]), "observations is not an array of numbers"),
     ],
 )
 def test_bad_arrays_are_refused_with_the_reason(arrays, change, message):
@@ -100,6 +108,14 @@ def test_bad_arrays_are_refused_with_the_reason(arrays, change, message):
             "costs is not a plain",
         ),
         (lambda path, arrays: write_raw(path, arrays | {"costs": h5py.ExternalLink("x", "y")}), "costs"),
+        (
+            lambda path, arrays: write_raw(path, arrays | {"next_observations": h5py.ExternalLink("x", "y")}),
+            "next_observations is not a plain",
+        ),
+        (
+            lambda path, arrays: write_raw(path, arrays | {"next_observations": np.array([["a"] * 8] * 240, object)}),
+            "next_observations is not a plain",
+        ),
         (
             lambda path, arrays: write_raw(path, arrays | {"next_observations": np.zeros((9, 8))}),
             "next_observations has",
@@ -131,11 +147,27 @@ def test_next_observations_are_read_when_asked_for(tmp_path, arrays):
         _ = from_arrays("BallCircle", **arrays).next_observations
 
 
+def test_next_observations_that_are_not_finite_are_refused_when_read(tmp_path, arrays):
+    arrays["next_observations"] = with_value(np.nan)(arrays["next_observations"])
+    data = read(write_raw(tmp_path / "a.hdf5", arrays), "BallCircle")
+    with pytest.raises(DatasetError, match=r"a\.hdf5: next_observations has a NaN or infinite value, first in row 7"):
+        _ = data.next_observations
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path, data, monkeypatch):
+    monkeypatch.setattr(h5py.Group, "create_dataset", lambda *a, **k: (_ for _ in ()).throw(OSError(28, "disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        write(tmp_path / "data.hdf5", data)
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_unknown_task_names_the_nearest():
     with pytest.raises(UnknownTask, match="did you mean BallCircle"):
         trac.load("ballcircel")
     with pytest.raises(UnknownTask, match="the tasks are AntCircle"):
         trac.load("zzzz")
+    with pytest.raises(UnknownTask, match="unknown task None"):
+        trac.load(None)
 
 
 def test_a_task_without_packaged_data_says_what_to_do():

@@ -143,7 +143,7 @@ def main() -> None:
     try:
         commands: dict = {"train": train, "sweep": sweep, "reproduce": reproduce}
         tyro.extras.subcommand_cli_from_dict(commands, prog="python -m trac")
-    except (ValueError, ImportError, FileNotFoundError, CheckpointError, TrainingError) as error:
+    except (ValueError, ImportError, OSError, CheckpointError, TrainingError) as error:
         raise SystemExit(f"error: {error}") from None
     except KeyboardInterrupt as stop:
         print(f"\n{str(stop) or 'stopped; the same command goes on'}", file=sys.stderr)

@@ -19,11 +19,11 @@ KEPT = 2  # checkpoints, so that a damaged one has one before it
 
 
 class CheckpointError(RuntimeError):
-    """A folder's checkpoints cannot be read, or another process is writing them."""
+    """A folder's checkpoints cannot be read, it cannot be written, or another process is writing there."""
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write to a temporary name, make sure that it is on the disk, and rename."""
+    """Write to a temporary name, make sure that it is on the disk, and rename. Raises OSError with the file's name."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         with temporary.open("wb") as file:
@@ -31,8 +31,10 @@ def write_file(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and not error.filename:  # of a full disk the system names none
+            error.filename = str(path)
         raise
 
 
@@ -92,14 +94,16 @@ def locked(folder: Path | None):
     if folder is None:
         yield
         return
-    folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock")
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout:
         raise CheckpointError(
             f"another process is training into {folder}. Wait for it, or choose another folder."
         ) from None
+    except OSError as error:
+        raise CheckpointError(f"{folder} cannot be written ({error}). Choose another folder.") from error
     try:
         yield
     finally:

@@ -1,13 +1,15 @@
 """TracConfig: everything that can be varied in a run, in one flat, frozen dataclass."""
 
 import dataclasses
-import difflib
 import math
+import numbers
 from dataclasses import dataclass
 from typing import Any, Self
 
+import numpy as np
+
 from trac.partition import check_settings
-from trac.tasks import check_name, get_task
+from trac.tasks import check_name, get_task, suggestion
 
 
 class ConfigError(ValueError):
@@ -18,15 +20,21 @@ class ConfigError(ValueError):
 class Settings:
     """What the configs of all methods can do: copies with changes, and plain values for JSON."""
 
+    def __post_init__(self):
+        """Raise ConfigError for a value that is not of its field's type. NumPy's numbers become Python's, for JSON."""
+        for field in dataclasses.fields(self):
+            value, (kind, wanted) = _plain(getattr(self, field.name)), _TYPES[field.type]
+            right = isinstance(value, kind) and not isinstance(value, bool)
+            if not right or (kind is tuple and not all(isinstance(width, int) and width >= 1 for width in value)):
+                raise ConfigError(f"{field.name}={value!r} must be {wanted}.")
+            object.__setattr__(self, field.name, value)
+
     def replace(self, **changes) -> Self:
         """A copy with some fields changed. Raises ConfigError for a name that is not a field."""
         names = [field.name for field in dataclasses.fields(self)]
         for name in changes:
             if name not in names:
-                near = difflib.get_close_matches(name, names, n=1)
-                raise ConfigError(
-                    f"{name!r} is not a field of {type(self).__name__}{f': did you mean {near[0]}?' if near else '.'}"
-                )
+                raise ConfigError(f"{name!r} is not a field of {type(self).__name__}: {suggestion(name, names)}")
         return dataclasses.replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
@@ -81,7 +89,7 @@ class TracConfig(Settings):
     log_every: int = 50  # updates per row of the history
 
     def __post_init__(self):
-        object.__setattr__(self, "hidden", tuple(self.hidden))
+        super().__post_init__()
         check_name(self.task)
         check_settings(
             self.cost_limit, self.top, self.bottom, self.kappa, self.segment_ratio, self.sampling, self.level
@@ -93,8 +101,8 @@ class TracConfig(Settings):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)} must be at least 1.")
         for name in ("warmup_steps", "eval_every", "eval_episodes", "bc_coef", "eta", "seed", "bc_steps"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"{name}={getattr(self, name)} must be 0 or more.")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"{name}={getattr(self, name)} must be 0 or more, and finite.")
         for name in ("alpha", "learning_rate", "lr_multiplier"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ConfigError(f"{name}={getattr(self, name)} must be above 0.")
@@ -139,3 +147,16 @@ _CHOICES = {
     "init": ("reference", "fresh"),
     "policy": ("deterministic", "gaussian"),
 }
+_TYPES: dict[Any, tuple[Any, str]] = {
+    str: (str, "a text"),
+    int: (int, "a whole number"),
+    float: (numbers.Real, "a number"),
+    float | None: (numbers.Real | None, "a number or None"),
+    tuple[int, ...]: (tuple, "whole numbers above 0, such as (128, 128)"),
+}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return tuple(_plain(entry) for entry in value)
+    return value.item() if isinstance(value, np.generic) else value

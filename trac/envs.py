@@ -1,16 +1,16 @@
 """Simulators behind one function: `make(task)`. Their quirks are dealt with in `trac.simulators`."""
 
-import difflib
 import math
 from collections import deque
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
 from trac.simulators import bullet, metadrive, numpy_state, safety_gymnasium
-from trac.tasks import Task, get_task
+from trac.tasks import Task, get_task, suggestion
 
 
 class MissingSimulator(ImportError):
@@ -39,9 +39,9 @@ def check_options(task: Task, options: Mapping[str, float]) -> None:
         raise OptionError(f"env_options change Bullet tasks only, and {task.name} belongs to {task.suite}.")
     for name, value in options.items():
         if name not in OPTIONS:
-            near = difflib.get_close_matches(name, OPTIONS, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(OPTIONS)}."
-            raise OptionError(f"env_options has no {name!r}: {hint}")
+            raise OptionError(f"env_options has no {name!r}: {suggestion(name, OPTIONS)}")
+        if not isinstance(value, Real):
+            raise OptionError(f"env_options: {name}={value!r} must be a number.")
         if name == "speed_limit" and not task.name.endswith("Run"):
             raise OptionError(f"{task.name} has no speed limit: speed_limit changes the Run tasks only.")
         lowest_allowed = value >= 0 if OPTIONS[name] == 0 else value > 0

@@ -84,7 +84,8 @@ def evaluate(
         MissingSimulator: the task's simulator is not installed.
         MissingCost: the environment reports no cost.
         OptionError: see `trac.envs.make`.
-        ValueError: a task of your own lacks `env` or `reward_range`, or `env` cannot be sent to other processes.
+        ValueError: there is no episode or no policy, or the limit is negative or not a number; a task of your own lacks
+            `env` or `reward_range`; `env` cannot be sent to other processes.
     """
     return evaluate_many(
         [policy],
@@ -114,6 +115,11 @@ def evaluate_many(
     """`evaluate` for several policies at once, each with its own limit and seed; one list of episodes to share out."""
     if episodes < 1:
         raise ValueError(f"episodes={episodes} must be at least 1.")
+    for policy, limit in zip(policies, cost_limits, strict=True):
+        if not hasattr(policy, "act"):
+            raise ValueError(f"{type(policy).__name__} has no act(observation): pass a policy, such as run.policy.")
+        if not limit >= 0:
+            raise ValueError(f"cost_limit={limit} must be 0 or more, or inf for no constraint.")
     options = dict(env_options or {})
     known = _task(task, env, reward_range)
     check_options(known, options)

@@ -1,6 +1,5 @@
 """The changes of a dataset that DSRL defines: thinned out, with outliers, with a part left out, with noise."""
 
-import difflib
 import inspect
 import random
 from collections import defaultdict
@@ -9,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from trac.tasks import suggestion
 from trac.trajectories import Trajectories
 
 
@@ -21,9 +21,7 @@ def check_filters(names: Iterable[str]) -> None:
     known = [*inspect.signature(filtered).parameters][1:]
     for name in names:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}."
-            raise FilterError(f"there is no filter {name!r}: {hint}")
+            raise FilterError(f"there is no filter {name!r}: {suggestion(name, known)}")
 
 
 def filtered(

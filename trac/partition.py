@@ -3,6 +3,7 @@
 import math
 import warnings
 from dataclasses import dataclass
+from numbers import Real
 
 import numpy as np
 
@@ -66,7 +67,7 @@ def partition(
     top: float = 0.5,
     bottom: float = 0.0,
     kappa: float = 0.7,
-    segment_ratio: float = 0.25,
+    segment_ratio: float = 1.0,
     sampling: str = "exact",
     level: str = "trajectory",
     seed: int = 0,
@@ -76,7 +77,7 @@ def partition(
     T is the longest episode and L = int(T * segment_ratio). A window is safe when its cost is at most
     l * L / T. Safe windows are ranked by return: the best `top` are desirable, the worst `bottom`
     undesirable, the rest is dropped; every unsafe window is undesirable. Weights follow the paper's
-    equations: from kappa to 1 by return among safe windows, 1 for unsafe ones.
+    equations: from kappa to 1 by return among safe windows, 1 for unsafe ones. The defaults are TracConfig's.
 
     Args:
         cost_limit: l, per episode; `inf` means no constraint and needs bottom > 0.
@@ -108,12 +109,24 @@ def partition(
     returns, costs = _window_sums(data.rewards, starts, length), _window_sums(data.costs, starts, length)
 
     threshold = cost_limit if math.isinf(cost_limit) else cost_limit * length / horizon
+    short = data.lengths < length
+    too_short, too_short_unsafe = int(short.sum()), int((data.episode_costs[short] > cost_limit).sum())
+
+    def advised(advice: str) -> str:
+        if not too_short:
+            return advice[0].upper() + advice[1:]
+        return (
+            f"{too_short} of {len(short)} episodes, {too_short_unsafe} of them unsafe, are shorter than {length} steps "
+            f"and have no window: lower segment_ratio, mark an end that is missing inside episode "
+            f"{data.lengths.argmax()}, the longest with its {horizon} steps, or {advice}"
+        )
+
     safe = np.flatnonzero(costs <= threshold)
     if len(safe) == 0:
         raise PartitionError(
             f"no window is safe: the limit {cost_limit:g} allows a cost of {threshold:g} in {length} steps, and the "
-            f"smallest cost of a window is {costs.min():g}. Raise cost_limit to at least "
-            f"{costs.min() * horizon / length:g}."
+            f"smallest cost of a window is {costs.min():g}. "
+            + advised(f"raise cost_limit to at least {costs.min() * horizon / length:g}.")
         )
     ranked = safe[np.argsort(returns[safe], kind="stable")]
     labels = np.full(len(starts), -1.0, dtype=np.float32)
@@ -121,10 +134,10 @@ def partition(
     labels[ranked[len(ranked) - math.ceil(top * len(ranked)) :]] = 1
     labels[ranked[: math.ceil(bottom * len(ranked))]] = 0
     if not (labels == 0).any():
+        lower = f"lower cost_limit below {costs.max() * horizon / length:g}, or " if costs.max() > 0 else ""
         raise PartitionError(
-            f"no window is undesirable: none costs more than {threshold:g} and bottom is 0. Lower cost_limit below "
-            f"{costs.max() * horizon / length:g}, or set bottom above 0 to make the safe windows of lowest return "
-            f"undesirable."
+            f"no window is undesirable: none costs more than {threshold:g} and bottom is 0. "
+            + advised(f"{lower}set bottom above 0 to make the safe windows of lowest return undesirable.")
         )
     if not (labels == 1).any():
         raise PartitionError(
@@ -142,7 +155,6 @@ def partition(
         )
 
     keep = labels >= 0
-    short = data.lengths < length
     return Segments(
         starts=starts[keep],
         length=length,
@@ -153,13 +165,17 @@ def partition(
         costs=costs[keep],
         cost_limit=threshold,
         windows=len(starts),
-        too_short=int(short.sum()),
-        too_short_unsafe=int((data.episode_costs[short] > cost_limit).sum()),
+        too_short=too_short,
+        too_short_unsafe=too_short_unsafe,
     )
 
 
 def check_settings(cost_limit, top, bottom, kappa, segment_ratio, sampling, level) -> None:
     """Raise PartitionError for settings that no data could make sense of."""
+    numbers = dict(cost_limit=cost_limit, top=top, bottom=bottom, kappa=kappa, segment_ratio=segment_ratio)
+    for name, value in numbers.items():
+        if not isinstance(value, Real):
+            raise PartitionError(f"{name}={value!r} must be a number.")
     if math.isnan(cost_limit) or cost_limit < 0:
         raise PartitionError(f"cost_limit={cost_limit} must be 0 or more, or inf for no constraint.")
     if not 0 < top <= 1:

@@ -25,6 +25,10 @@ from trac.sweep import on_dask
 from trac.tasks import TASKS, get_task
 from trac.train import TrainingError, train
 
+PLUS_MINUS = (
+    "Δ / s.e. takes the paper's ± as a standard deviation over nine runs. That is an assumption, and 26 rows of BC-All "
+    "in the paper's table are evidence against it (chapter 15): read Δ as a rough measure."
+)
 SEEDS = (0, 10, 20)
 SUITES = {"bullet": "bullet", "safety": "safety_gymnasium", "metadrive": "metadrive"}
 
@@ -139,7 +143,7 @@ def compare(rows: pd.DataFrame) -> pd.DataFrame:
     Returns:
         task; model; ratio_assumed; runs; and for reward and cost: our mean and standard deviation over the runs, the
         paper's, and `<score>_difference`: ours minus the paper's, in standard errors of that difference. The
-        paper's standard deviation is taken to be over as many runs as a task has there, nine.
+        paper's standard deviation is taken to be over as many runs as a task has there, nine: see `PLUS_MINUS`.
     """
     paper = paper_results().query("method == 'TraC'").set_index("task")
     table = []
@@ -248,7 +252,7 @@ def reproduce(
         out.mkdir(parents=True, exist_ok=True)
         write_file(out / "runs.csv", runs.to_csv(index=False).encode())
         write_file(out / "table.csv", table.to_csv(index=False).encode())
-        print(as_text(table))
+        print(as_text(table), PLUS_MINUS, sep="\n")
         for task in filter(assumed, tasks):
             print(f"{task}: the segment ratio {segment_ratio:g} is assumed; the paper does not print its own")
     if changes:

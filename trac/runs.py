@@ -80,9 +80,9 @@ def load_run(folder: str | os.PathLike) -> Run:
                 policies[name].load_state_dict(state)
             else:
                 policies[name] = Policy.from_named(state, dropout=config.dropout, kind=config.policy)
-    except (ValueError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
+        history = pd.read_csv(folder / "history.csv")
+    except (ValueError, TypeError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
         raise ConfigError(f"{folder}: the run cannot be read ({error}). Train it again.") from error
-    history = pd.read_csv(folder / "history.csv")
     return Run(config=config, history=history, record=manifest["record"], **policies)
 
 

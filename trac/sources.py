@@ -57,7 +57,7 @@ def load(
         FilterError: there is no such filter, or the data does not allow it.
     """
     check_filters(filters or {})
-    if isinstance(task, os.PathLike) or task.endswith((".hdf5", ".h5")):
+    if isinstance(task, os.PathLike) or str(task).endswith((".hdf5", ".h5")):
         if source != "packaged":
             raise DatasetError(f"{task} is a file, and source={str(source)!r} another: write trac.load(name, source).")
         source = Path(task)

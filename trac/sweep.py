@@ -9,6 +9,7 @@ the executed notebook, log.txt, the run's checkpoints and, when it is finished, 
 import ast
 import dataclasses
 import hashlib
+import importlib
 import itertools
 import json
 import math
@@ -34,10 +35,20 @@ class SweepError(ValueError):
     """A sweep that cannot be run as it was asked for."""
 
 
+def _import(name: str) -> Any:
+    """One of the packages that sweeps alone need; an ImportError that has the command to install it."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ImportError(
+            f"Sweeps and workers need papermill and Dask, and importing {name} failed ({error}). Install them with: "
+            f"pip install 'trac-book[sweep]', or -e '.[sweep]' in the repository"
+        ) from error
+
+
 def parameters(notebook: Path) -> dict[str, Any]:
     """Names and default values of the notebook's parameters, without `folder`, which is the sweep's own."""
-    import papermill
-
+    papermill = _import("papermill")
     if not notebook.is_file():
         raise SweepError(f"{notebook}: no such notebook.")
     found = papermill.inspect_notebook(str(notebook))
@@ -289,15 +300,15 @@ def on_dask(
     Yields:
         Name, and what the function returned or raised, in the order in which they finish.
     """
-    from dask.distributed import Client, LocalCluster, as_completed
-
+    dask = _import("dask.distributed")
     local = dict(n_workers=workers, threads_per_worker=1, dashboard_address=":0")
-    with LocalCluster(**local) if scheduler is None else nullcontext(scheduler) as where, Client(where) as client:
+    cluster = dask.LocalCluster(**local) if scheduler is None else nullcontext(scheduler)
+    with cluster as where, dask.Client(where) as client:
         print(f"dashboard: {client.dashboard_link}", flush=True)
         futures = {
             # The time is in the key so that what failed is tried again on the next call.
             client.submit(function, *arguments, key=f"{name}-{time.time_ns()}", retries=retries): name
             for name, arguments in calls.items()
         }
-        for future in tqdm(as_completed(list(futures)), total=len(futures), desc="points"):
+        for future in tqdm(dask.as_completed(list(futures)), total=len(futures), desc="points"):
             yield futures[future], future.exception() if future.status == "error" else future.result()

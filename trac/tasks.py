@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -10,6 +10,12 @@ from typing import Any
 
 class UnknownTask(ValueError):
     """A task name that is not one of DSRL's 38, where it should be."""
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """The end of an error about an unknown name: the nearest of the known ones, or all of them."""
+    near = difflib.get_close_matches(name, known := list(known), n=1)
+    return f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}."
 
 
 @dataclass(frozen=True)

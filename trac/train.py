@@ -76,10 +76,11 @@ def train(
         A Run, or a list of Runs in the order of the configs.
 
     Raises:
-        ConfigError: a config's task is not the data's; `out` holds another run.
+        ConfigError: a config's task is not the data's; there is no such device; `out` holds another run.
         PartitionError: a config's partition leaves nothing to learn.
         MissingSimulator: the configs ask for evaluation, and the task's simulator is not installed.
-        CheckpointError: `out` is in use by another process, or no checkpoint in it can be read.
+        CheckpointError: `out` cannot be written or is in use by another process, or no checkpoint in it can be read.
+        OSError: a checkpoint could not be written, on a full disk for instance; those before it are whole.
         TrainingError: runs failed; the others are finished and saved.
     """
     configs = [config] if isinstance(config, TracConfig) else list(config)
@@ -121,14 +122,19 @@ def train_stacks(
     For the others, the result and the errors see `train`.
     """
     configs: list[Any] = [config] if isinstance(config, Settings) else list(config)
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     folder = None if out is None else Path(out)
+    try:
+        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise ConfigError(f"device={device!r} is none of torch's: use 'cpu' or 'cuda'.") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(
             f"device={str(device)!r}, and torch {torch.__version__} sees no CUDA device: use device='cpu'."
         )
     if checkpoint_every < 1:
         raise ConfigError(f"checkpoint_every={checkpoint_every} must be at least 1.")
+    if others := [c for c in configs if not isinstance(c, Settings)]:
+        raise ConfigError(f"{others[0]!r} is not a config: pass a TracConfig, or a list of them.")
     for c in configs:
         if c.task != data.task:
             raise ConfigError(

@@ -28,7 +28,7 @@ class Trajectories:
         observations: (N, obs_dim) float32.
         actions: (N, act_dim) float32 in [-1, 1].
         rewards: (N,) float32, per step.
-        costs: (N,) float32, per step.
+        costs: (N,) float32, per step, 0 or more.
         terminals: (N,) bool; an episode ends where this or `timeouts` is true.
         timeouts: (N,) bool.
         starts: (E,) int64, first transition of each episode.
@@ -64,13 +64,15 @@ class Trajectories:
 
     @cached_property
     def next_observations(self) -> np.ndarray:
-        """(N, obs_dim) float32; read from the file when first asked for."""
+        """(N, obs_dim) float32; read from the file when first asked for. Raises DatasetError for what is not finite."""
         if isinstance(self._next, np.ndarray):
             return self._next
         if self._next is None:
             raise DatasetError(f"{self.task}: these trajectories were made without next observations; pass them in.")
         with _open(self._next) as file:
-            return _array(file, "next_observations", self._next)[: len(self)].astype(np.float32, copy=False)
+            values = _array(file, "next_observations", self._next)[: len(self)].astype(np.float32, copy=False)
+        _check_finite(values, "next_observations", self._next)
+        return values
 
     def __repr__(self) -> str:
         return f"Trajectories({self.task}: {len(self.starts)} episodes, {len(self)} transitions)"
@@ -96,7 +98,7 @@ def from_arrays(
         observations: (N, obs_dim).
         actions: (N, act_dim) in [-1, 1].
         rewards: (N,) or (N, 1), as are costs, terminals and timeouts.
-        costs: per step.
+        costs: per step, 0 or more.
         terminals: 0 or 1.
         timeouts: 0 or 1.
         next_observations: (N, obs_dim), a file to read it from when asked for, or None.
@@ -105,17 +107,23 @@ def from_arrays(
         where: how errors call the source.
 
     Raises:
-        DatasetError: lengths differ, values are not finite, actions leave the bounds, no episode ends.
+        DatasetError: shapes differ, values are not finite numbers, a cost is negative, actions leave the bounds, no
+            episode ends.
         UnknownTask: the name is nearly, but not quite, one of the 38.
         ValueError: the task has DSRL's range, or `reward_range` has no width.
     """
     check_name(task)
     if reward_range is not None:
         own_task(task, reward_range)
-    arrays: dict[str, np.ndarray] = {
-        key: np.asarray(value, dtype=np.float32)
-        for key, value in dict(observations=observations, actions=actions, rewards=rewards, costs=costs).items()
-    }
+    given = dict(observations=observations, actions=actions, rewards=rewards, costs=costs)
+    if next_observations is not None and not isinstance(next_observations, Path):
+        given["next_observations"] = next_observations
+    arrays: dict[str, np.ndarray] = {}
+    for key, value in given.items():
+        try:
+            arrays[key] = np.asarray(value, dtype=np.float32)
+        except (TypeError, ValueError) as error:
+            raise DatasetError(f"{where}: {key} is not an array of numbers ({error}).") from error
     for key, value in dict(terminals=terminals, timeouts=timeouts).items():
         flags = np.asarray(value)
         if not np.isin(flags, (0, 1)).all():
@@ -127,22 +135,23 @@ def from_arrays(
         if arrays[key].ndim != 1:
             raise DatasetError(f"{where}: {key} has shape {arrays[key].shape}; it must be (N,) or (N, 1).")
     for key in ("observations", "actions"):
-        if arrays[key].ndim != 2:
+        if arrays[key].ndim != 2 or arrays[key].shape[1] == 0:
             raise DatasetError(f"{where}: {key} has shape {arrays[key].shape}; it must be (N, dimension).")
 
-    if next_observations is not None and not isinstance(next_observations, Path):
-        arrays["next_observations"] = np.asarray(next_observations, dtype=np.float32)
     sizes = {key: len(value) for key, value in arrays.items()}
     if len(set(sizes.values())) != 1:
         raise DatasetError(
             f"{where}: the arrays have different lengths {sizes}. Write the same number of rows for each."
         )
-    for key, value in arrays.items():
-        if value.dtype == np.float32 and not np.isfinite(value).all():
-            row = int(np.argwhere(~np.isfinite(value))[0][0])
-            raise DatasetError(
-                f"{where}: {key} has a NaN or infinite value, first in row {row}. Remove or repair that episode."
-            )
+    if "next_observations" in arrays:
+        _check_next(arrays["next_observations"].shape, arrays["observations"].shape, where)
+    for key in given:
+        _check_finite(arrays[key], key, where)
+    if arrays["costs"].min(initial=0.0) < 0:
+        raise DatasetError(
+            f"{where}: costs must be 0 or more; the smallest is {arrays['costs'].min():g}, first below 0 in row "
+            f"{int(np.argmax(arrays['costs'] < 0))}. Check their sign."
+        )
     # Files written in float32 from float64 simulators overshoot by a rounding error.
     largest = float(np.abs(arrays["actions"]).max(initial=0.0))
     if largest > 1 + 1e-4:
@@ -185,11 +194,7 @@ def read(path: str | os.PathLike, task: str, reward_range: tuple[float, float] |
     path = Path(path)
     with _open(path) as file:
         arrays: Mapping[str, np.ndarray] = {key: _array(file, key, path) for key in KEYS if key != "next_observations"}
-        if file["next_observations"].shape != arrays["observations"].shape:
-            raise DatasetError(
-                f"{path}: next_observations has shape {file['next_observations'].shape}, observations "
-                f"{arrays['observations'].shape}. They must be the same."
-            )
+        _check_next(_dataset(file, "next_observations", path).shape, arrays["observations"].shape, path)
     return from_arrays(task, **arrays, next_observations=path, reward_range=reward_range, where=str(path))
 
 
@@ -226,6 +231,21 @@ def write(path: str | os.PathLike, data: Trajectories, attrs: Mapping[str, str] 
         raise
 
 
+def _check_finite(values: np.ndarray, key: str, where: str | Path) -> None:
+    if not np.isfinite(values).all():
+        row = int(np.argwhere(~np.isfinite(values))[0][0])
+        raise DatasetError(
+            f"{where}: {key} has a NaN or infinite value, first in row {row}. Remove or repair that episode."
+        )
+
+
+def _check_next(shape: tuple[int, ...], expected: tuple[int, ...], where: str | Path) -> None:
+    if shape != expected:
+        raise DatasetError(
+            f"{where}: next_observations has shape {shape}, observations {expected}. They must be the same."
+        )
+
+
 def _open(path: Path) -> h5py.File:
     if not path.is_file():
         raise DatasetError(f"{path}: no such file. Check the path, or use trac.load(task) for a packaged dataset.")
@@ -245,7 +265,7 @@ def _open(path: Path) -> h5py.File:
     return file
 
 
-def _array(file: h5py.File, key: str, path: Path) -> np.ndarray:
+def _dataset(file: h5py.File, key: str, path: Path) -> h5py.Dataset:
     # Links out of the file and variable-length or object types have no place in data from outside.
     dataset = file[key] if isinstance(file.get(key, getlink=True), h5py.HardLink) else None
     if (
@@ -255,6 +275,11 @@ def _array(file: h5py.File, key: str, path: Path) -> np.ndarray:
         or dataset.dtype.kind not in "biuf"
     ):
         raise DatasetError(f"{path}: {key} is not a plain numeric array stored in this file.")
+    return dataset
+
+
+def _array(file: h5py.File, key: str, path: Path) -> np.ndarray:
+    dataset = _dataset(file, key, path)
     try:
         # float32 already while reading: no second copy of the whole array.
         return (dataset.astype(np.float32) if dataset.dtype.kind == "f" else dataset)[()]
