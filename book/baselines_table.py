@@ -4,8 +4,8 @@
     python book/baselines_table.py --only-tables             # the tables again from the runs
 
 One row of baselines_runs.csv is one policy: the means of its 20 episodes. Runs whose rows are there are not run again;
-those of BC-All, BC-Safe and TraC are taken from quick_episodes.csv. At the limit 20 and the seeds 1 and 2 each method has
-its best policy as well, of an evaluation every 1,000 updates in other episodes: baselines_best.csv.
+those of BC-All, BC-Safe and TraC are taken from quick_episodes.csv. At the limit 20 and the seeds 1 and 2 each method
+has its best policy as well, by an evaluation every 1,000 updates in other episodes: baselines_best.csv.
 
 The budget: 4,000 updates with hidden layers of 128-128, which is what TraC and cloning have, where the benchmark has
 100,000 with 256-256. All that is missing takes two cores about 75 minutes. So as to learn anything in a 25th of the
@@ -17,6 +17,7 @@ actor's rate. The benchmark's own deviations from the methods' papers are kept: 
 in the data within the limit; it is trained once for all limits, since those do not enter its loss.
 """
 
+import os
 import time
 from itertools import pairwise, product
 
@@ -52,6 +53,7 @@ SCORES = ["normalized_reward", "normalized_cost", "return", "cost"]
 def one_run(task: str, limits: tuple[float, ...], method: str, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Train one policy on one thread and evaluate it: a row for each limit; and of its best policy, if there is one."""
     torch.set_num_threads(1)
+    os.environ["LOKY_MAX_CPU_COUNT"] = "1"  # evaluations on the way stay in this process, which is one of several
     data, (limit, seeds) = trac.load(task), LOOKED_AT
     looked_at = limit in limits and seed in seeds
     if not looked_at:
