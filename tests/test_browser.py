@@ -36,6 +36,7 @@ return [
   ...(source === rendered ? [] : [`${rendered} of ${source} formulas are rendered`]),
   ...bad(texts.filter(t => /[$]|\\[(\[]/.test(t.data)), "raw LaTeX"),
   ...bad(document.querySelectorAll("mjx-merror, [data-mjx-error]"), "an error in mathematics"),
+  ...bad(document.querySelectorAll("mjx-mtext[style*=red]"), "an unknown macro"),
   ...bad(images.filter(i => !i.complete || !i.naturalWidth), "an image that is not loaded"),
   ...bad(images.filter(i => !i.alt.trim()), "an image without an alternative text"),
 ];
@@ -122,11 +123,11 @@ def theme(browser, name):
 
 def requests(browser, address):
     """What went wrong in the page's requests and on its console."""
-    found = []
+    found, sent = [], {}
     for entry in browser.get_log("performance"):
         message = json.loads(entry["message"])["message"]
         if message["method"] == "Network.requestWillBeSent":
-            url = message["params"]["request"]["url"]
+            url = sent[message["params"]["requestId"]] = message["params"]["request"]["url"]
             if not url.startswith((address, "data:", "blob:", "chrome:")):
                 found.append(f"a request that leaves the host: {url}")
         elif message["method"] == "Network.responseReceived":
@@ -134,7 +135,9 @@ def requests(browser, address):
             if response["status"] >= 400:
                 found.append(f"{response['status']}: {response['url']}")
         elif message["method"] == "Network.loadingFailed" and not message["params"].get("canceled"):
-            found.append(f"a request that fails: {message['params']['errorText']}")
+            url = sent.get(message["params"]["requestId"])  # none for what Chromium asks when it starts
+            if url:
+                found.append(f"{message['params']['errorText']}: {url}")
     return found + [f"on the console: {e['message']}" for e in browser.get_log("browser") if e["level"] == "SEVERE"]
 
 
@@ -146,7 +149,8 @@ def test_the_book_is_built_with_every_notebook():
 def test_a_page(page, address, browser):
     load(browser, address + page)
     found = requests(browser, address)
-    found += browser.execute_script(SEEN, (HTML / page).read_text(encoding="utf-8"))
+    source = HTML / browser.current_url.removeprefix(address).partition("#")[0]  # index.html leads to another page
+    found += browser.execute_script(SEEN, source.read_text(encoding="utf-8"))
     browser.execute_script(AXE.read_text(encoding="utf-8"))
     for name in ("light", "dark"):
         theme(browser, name)
