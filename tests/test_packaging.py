@@ -1,9 +1,12 @@
 """The files that name packages, versions and addresses agree with each other."""
 
+import ast
 import json
 import re
 import subprocess
+import sys
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import nbformat
@@ -76,6 +79,18 @@ def test_a_wheel_has_the_data():
     data = {path for path in project_files() if path.is_relative_to(ROOT / "trac") and path.suffix != ".py"}
     assert data == {path for pattern in tool["package-data"]["trac"] for path in (ROOT / "trac").glob(pattern)}
     assert {path.suffix for path in data} == {".hdf5", ".csv"}
+
+
+def test_the_module_imports_what_it_requires():
+    required = {canonicalize_name(Requirement(line).name) for line in PROJECT["dependencies"]}
+    owners = packages_distributions()
+    for path in sorted((ROOT / "trac").rglob("*.py")):
+        # Imports inside functions are of packages that one can do without.
+        for node in ast.parse(path.read_text()).body:
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) else []
+            for root in {name.split(".")[0] for name in names} - sys.stdlib_module_names - {"trac"}:
+                assert required & set(map(canonicalize_name, owners[root])), f"{path.relative_to(ROOT)}: {root}"
 
 
 def test_the_address_is_the_same_everywhere():
