@@ -119,8 +119,15 @@ def beside_paper(runs: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
+def complete(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs of the seeds with which every method has been run on every task at every limit."""
+    counts = runs.groupby("seed").size()
+    return runs[runs.seed.isin(counts.index[counts == counts.max()])]
+
+
 def write_tables(runs: pd.DataFrame) -> None:
     """The means over seeds, and those beside the paper's."""
+    runs = complete(runs)
     write(summarize(runs, ["task", "cost_limit", "method"]), RESULTS / "baselines_table.csv", COMMAND)
     table = beside_paper(runs)
     write(table, RESULTS / "baselines_paper.csv", COMMAND)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import readme_figure
 import repository
 import yaml
 from packaging.requirements import Requirement
@@ -123,6 +124,11 @@ def test_workflows_readme_and_ci_call_targets_that_exist():
     commands += (ROOT / ".ci" / "run").read_text() + (ROOT / "README.md").read_text()
     called = set(re.findall(r"(?:^|`|; |\|\| )make ([a-z][\w-]+)", commands, re.MULTILINE))
     assert len(workflows) == 3 and {"book", "test", "test-browser"} < called <= targets
+
+
+def test_the_readme_shows_the_chapters_figure():
+    assert readme_figure.COPY.read_bytes() == readme_figure.figure(), "run: python book/readme_figure.py"
+    assert readme_figure.COPY.relative_to(ROOT).as_posix() in (ROOT / "README.md").read_text()
 
 
 def project_files() -> list[Path]:
