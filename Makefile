@@ -69,7 +69,7 @@ lint: $(STAMP) # ruff and mypy
 bench: $(STAMP) # speed of the training core: _build/bench.json
 	$(BIN)/python benchmarks/core.py
 
-bench-osrl: $(OSRL)/.stamp # updates per second of the baselines beside osrl-lib's: book/results/osrl_speed.csv
+bench-osrl: $(OSRL)/.stamp # updates per second of the baselines beside osrl-lib's: _build/osrl_speed.csv
 	PYTHONPATH=$(OSRL):book $(BIN)/python benchmarks/against_osrl.py
 
 bench-scale: $(STAMP) # memory and time on large data: _build/scale.json

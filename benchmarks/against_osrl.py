@@ -1,6 +1,6 @@
 """Updates per second of the offline methods against those of the benchmark's package, osrl-lib, at the same settings.
 
-    make bench-osrl                              # installs osrl-lib, and writes book/results/osrl_speed.csv
+    make bench-osrl                              # installs osrl-lib, and writes _build/osrl_speed.csv
 
 Both take turns on one thread, by the processor's time, so that their ratio holds on a machine that others use as well.
 Ours draws a batch for each update; osrl-lib is handed the same one each time, so that its data loader does not count.
@@ -136,7 +136,7 @@ def cases() -> dict[tuple[str, str, int], dict[str, Callable[[], Any]]]:
     return found
 
 
-def main(rounds: int = 12, out: Path = Path("book/results/osrl_speed.csv")) -> None:
+def main(rounds: int = 12, out: Path = Path("_build/osrl_speed.csv")) -> None:
     """Measure all methods.
 
     Args:
