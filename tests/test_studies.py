@@ -39,7 +39,7 @@ def test_every_point_has_its_five_seeds_and_both_models(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_one_run_again(name):
-    """The point with the fewest transitions on BallRun, seed 0: on the table's processor and torch the same numbers."""
+    """The point with the fewest transitions on BallRun, seed 0: on the table's processor and torch the same numbers, elsewhere near the five seeds'."""
     todo = {key: point for key, point in points(name).items() if point["task"] == "BallRun"}
 
     def transitions(key):
@@ -53,11 +53,13 @@ def test_one_run_again(name):
         trac.load("BallRun"), trac.TracConfig(**settings | {"eval_every": 0, "eval_episodes": 0}), progress=False
     )
     scores = trac.evaluate(run.policy, task="BallRun", cost_limit=settings["cost_limit"], seed=1_000_000, workers=1)
-    row = table(name).set_index(["point", "model", "seed"]).loc[(key, "last", 0)]
-    same = made_here(name)
-    near = dict(rel=1e-4, abs=1e-6) if same else dict(abs=0.5)
-    assert scores.episodes.normalized_reward.mean() == pytest.approx(row.normalized_reward, **near)
-    assert scores.episodes["return"].mean() == pytest.approx(row["return"], **(near if same else dict(rel=0.7)))
+    rows = table(name).set_index(["point", "model", "seed"]).loc[(key, "last")]
+    found = scores.episodes[["normalized_reward", "return"]].mean()
+    if made_here(name):
+        assert found.to_numpy() == pytest.approx(rows.loc[0, found.index].to_numpy(float), rel=1e-4, abs=1e-6)
+    else:  # other last bits may be as much as another seed: some of these points drive either way
+        seeds = rows.normalized_reward
+        assert seeds.min() - 0.5 < found.normalized_reward < seeds.max() + 0.5
 
 
 def quick_runs(keys):
