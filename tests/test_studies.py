@@ -39,7 +39,7 @@ def test_every_point_has_its_five_seeds_and_both_models(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_one_run_again(name):
-    """The point with the fewest transitions on BallRun, seed 0: on the table's processor and torch the same numbers, elsewhere near the five seeds'."""
+    """The point with the fewest transitions on BallRun, seed 0: the same numbers, or on another processor near them."""
     todo = {key: point for key, point in points(name).items() if point["task"] == "BallRun"}
 
     def transitions(key):
