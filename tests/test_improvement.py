@@ -61,7 +61,7 @@ def test_sac_learns_to_circle_with_the_data_in_its_buffer():
     from trac.baselines.sac_lag import SACLag, SACLagConfig, sac_lag
 
     data, settings = trac.load("BallCircle"), dict(task="BallCircle", cost_limit=40, hidden=(64, 64))
-    config = SACLagConfig(**settings, steps=4_000, every=1_000, train_freq=2)
+    config = SACLagConfig(**settings, steps=4_000, every=1_000, train_freq=2, eval_episodes=0)
     before = SACLag(config, Recorder(trac.envs.make("BallCircle")), "cpu", data).policy()
     after = sac_lag(config, buffer=data, progress=False).policy
     before, after = (scores(policy, "BallCircle").normalized_reward for policy in (before, after))
@@ -80,6 +80,6 @@ def test_ppo_brings_an_unsafe_clone_within_the_limit():
     shape = dict(task="BallRun", cost_limit=20, hidden=(64, 64))
     config = trac.TracConfig(**shape, steps=1_000, bc_steps=1_000, eval_episodes=0)
     clone = bc_all(trac.load("BallRun"), config, device="cpu", progress=False).policy
-    config = PPOLagConfig(**shape, steps=12_000, every=1_000, integral_gain=0.1)
+    config = PPOLagConfig(**shape, steps=12_000, every=1_000, integral_gain=0.1, eval_episodes=0)
     after = ppo_lag(config, init=clone, progress=False).policy
     assert scores(clone, "BallRun").cost > 40 and scores(after, "BallRun").cost < 20
