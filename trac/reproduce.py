@@ -18,7 +18,7 @@ import pandas as pd
 from trac.checkpoint import CheckpointError, write_file
 from trac.config import ConfigError, TracConfig
 from trac.envs import MissingSimulator, make
-from trac.evaluate import SCORES, evaluate_many
+from trac.evaluate import SCORES, evaluate_many, rank
 from trac.runs import Run, load_run
 from trac.sources import fetch, load
 from trac.sweep import on_dask
@@ -122,16 +122,12 @@ def run_limit(
 
 
 def _scores(run: Run) -> dict[str, dict[str, float]]:
-    """Scores of a run's last policy and, with evaluations on the way, of its best, by the order of `Stack`."""
+    """Scores of a run's last policy and, with evaluations on the way, of its best."""
     if "normalized_reward" not in run.history:
         return {"last": dict.fromkeys(SCORES, np.nan)}
-    found = run.history.dropna(subset=["normalized_reward"])
-    excess = found.normalized_cost.clip(lower=1)
-    ranked = found.assign(excess=excess).sort_values(
-        ["excess", "normalized_reward"], ascending=[True, False], kind="stable"
-    )
-    last = {"last": found.iloc[-1][[*SCORES]].to_dict()}
-    return last if run.best is None else last | {"best": ranked.iloc[0][[*SCORES]].to_dict()}
+    found = run.history.dropna(subset=["normalized_reward"])[[*SCORES]].to_dict("records")
+    best = {} if run.best is None else {"best": max(found, key=lambda scores: rank(scores, run.config.cost_limit))}
+    return {"last": found[-1]} | best
 
 
 def compare(rows: pd.DataFrame) -> pd.DataFrame:
