@@ -66,6 +66,11 @@ class Quiet(SimpleHTTPRequestHandler):
     def log_message(self, *_):
         pass
 
+    def do_GET(self):
+        if self.path == "/favicon.ico":  # Chromium's own guess on the first page, which redirects and names no icon
+            self.path = "/_static/favicon.svg"
+        super().do_GET()
+
 
 @pytest.fixture(scope="session")
 def address():
