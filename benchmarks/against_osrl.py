@@ -83,9 +83,9 @@ def model_of(method: Learner) -> Any:
     return osrl.BEARL(**shape, **mmd, kernel=c.kernel, start_update_policy_step=0)
 
 
-def update_of(method: Learner) -> Callable[[], Any]:
-    """osrl-lib's update, as its trainer makes it, on one batch of ours."""
-    model, batch = model_of(method), method.batch()
+def update_of(model: Any, method: Learner) -> Callable[[], Any]:
+    """The update of osrl-lib's model, as its trainer makes it, on one batch of ours."""
+    batch = method.batch()
     trainer = getattr(package(), f"{type(model).__name__}Trainer")(model, None, logger=Silent())
     if method.algorithm == "cdt":
         names = ("observations", "actions", "returns", "to_pay", "times", "mask", "to_pay", "costs")
@@ -102,7 +102,7 @@ def update_of(method: Learner) -> Callable[[], Any]:
 def pair(name: str, config: Any) -> dict[str, Callable[[], Any]]:
     """Our update and osrl-lib's."""
     method, steps = learner_of(name)(config, trac.load(TASK), CPU), itertools.count(1)
-    return {"ours": lambda: method.advance(next(steps)), "osrl": update_of(method)}
+    return {"ours": lambda: method.advance(next(steps)), "osrl": update_of(model_of(method), method)}
 
 
 def cloning(hidden: tuple[int, ...]) -> dict[str, Callable[[], Any]]:

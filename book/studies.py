@@ -16,7 +16,7 @@ import pandas as pd
 import tyro
 from quick_table import RESULTS, write
 
-from trac import sweep
+from trac import grid, sweep
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOK, POINTS = ROOT / "notebooks" / "ablation.ipynb", ROOT / "runs" / "studies"
@@ -36,7 +36,7 @@ class Sweep:
     def points(self) -> list[dict]:
         """Parameters of every point."""
         fixed = [*self.set, f"seeds=[{SEEDS}]"]
-        return sweep.plan(sweep.parameters(NOTEBOOK), [f"task={self.tasks}", *self.grid], fixed, self.where)[0]
+        return grid.plan(sweep.parameters(NOTEBOOK), [f"task={self.tasks}", *self.grid], fixed, self.where)[0]
 
     def command(self) -> str:
         """What runs it without this file."""

@@ -236,6 +236,10 @@ def test_what_is_wrong_is_refused(data, tmp_path):
         (CDTConfig, dict(heads=0), "heads=0 must be at least 1"),
         (CDTConfig, dict(heads=3), "width=64 must be a multiple of heads=3"),
         (CDTConfig, dict(dropout=1.0), "dropout=1.0"),
+        (CDTConfig, dict(target_return="750"), "target_return='750' must be a number or None"),
+        (CPQConfig, dict(steps=10.5), "steps=10.5 must be a whole number"),
+        (CPQConfig, dict(penalty=1), "penalty=1 must be True or False"),
+        (BCQLagConfig, dict(pid=[0.1, 0.003]), r"pid=\(0.1, 0.003\) must be three numbers"),
     ],
 )
 def test_bad_configs_are_refused(config, change, message):

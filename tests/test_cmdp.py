@@ -5,13 +5,14 @@ import numpy as np
 import pytest
 
 from trac import cmdp as cm
+from trac.gridworld import gridworld
 
 LAYOUT = "....\nS~~G"
 
 
 @pytest.fixture(scope="module")
 def grid():
-    return cm.gridworld(LAYOUT, slip=0.2, gamma=0.95)
+    return gridworld(LAYOUT, slip=0.2, gamma=0.95)
 
 
 def random_cmdp(seed, states=5, actions=3, gamma=0.9, ending=0.1):
@@ -229,33 +230,6 @@ def test_rollouts_have_the_occupancy_as_their_mean(grid):
     assert (again[0] == states).all() and (again[1] == actions).all()
 
 
-def test_gridworld_by_hand():
-    grid = cm.gridworld(["S#", "~G"], slip=0.2, gamma=0.9)
-    assert grid.cells.tolist() == [[0, 0], [1, 0], [1, 1]]
-    assert grid.start.tolist() == [1, 0, 0]
-    # Down from the start; a slip to the right meets the wall, one to the left the edge.
-    assert np.allclose(grid.transitions[0, 2], [0.2, 0.8, 0])
-    assert np.allclose(grid.transitions[1, 1], [0.1, 0.1, 0.8])
-    assert (grid.transitions[2] == 0).all()  # the episode ends at the goal
-    assert grid.costs[:, 0].tolist() == [0, 1, 0] and grid.rewards[:, 0].tolist() == [0, 0, 1]
-    still = cm.gridworld("S~G", slip=0)
-    right = np.eye(4)[[1, 1, 1]]
-    assert np.allclose(cm.evaluate(still, right), (0.95**2, 0.95))
-
-
-def test_draw_makes_a_figure(grid):
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    fig, ax = plt.subplots()
-    cm.draw(grid, ax, policy=cm.solve(grid, 1.0).policy, shade=np.linspace(0, 1, len(grid.start)))
-    assert len(ax.patches) > len(grid.start)
-    assert {text.get_text() for text in ax.texts} == {"S", "G"}
-    plt.close(fig)
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -289,8 +263,3 @@ def test_questions_without_an_answer_are_refused(grid):
             cm.solve(grid, **limits)
     with pytest.raises(cm.CMDPError, match="alpha=0"):
         cm.soft_value_iteration(grid, np.full((8, 4), 0.25), 0)
-    for layout, slip, message in (("...", 0, "no start"), ("S.\n...", 0, "one length"), ("SX", 0, "letters")):
-        with pytest.raises(cm.CMDPError, match=message):
-            cm.gridworld(layout, slip=slip)
-    with pytest.raises(cm.CMDPError, match="slip=2"):
-        cm.gridworld("SG", slip=2)

@@ -108,6 +108,7 @@ def test_load_applies_them(tmp_path, data):
         (dict(densty=0.5), "there is no filter 'densty': did you mean density"),
         (dict(zzz=1), "there are density, cbins, rbins"),
         (dict(data=1), "there is no filter 'data'"),
+        (dict(density="0.5"), "density='0.5' must be a number"),
         (dict(density=1.5), "density=1.5"),
         (dict(density=0.5, cbins=0), "cbins, rbins and max_npb must be at least 1"),
         (dict(density=0.5, min_npb=400, max_npb=400), "leave no episode"),

@@ -57,7 +57,7 @@ def test_an_offline_method_learns_to_circle(name, changes):
 def test_sac_learns_to_circle_with_the_data_in_its_buffer():
     """By its reward, as the offline methods. With seeds 0 to 2 the gain was between 0.28 and 0.61."""
     pytest.importorskip("stable_baselines3")
-    from trac.baselines.online import Recorder
+    from trac.baselines.recorder import Recorder
     from trac.baselines.sac_lag import SACLag, SACLagConfig, sac_lag
 
     data, settings = trac.load("BallCircle"), dict(task="BallCircle", cost_limit=40, hidden=(64, 64))

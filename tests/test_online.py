@@ -7,7 +7,8 @@ import torch
 
 import trac
 from trac.baselines import bc_all
-from trac.baselines.online import Multiplier, Recorder
+from trac.baselines.online import Multiplier
+from trac.baselines.recorder import Recorder
 from trac.config import ConfigError
 from trac.evaluate import rank
 

@@ -66,12 +66,13 @@ def sweep(
         collect: only write results.csv from the results that are there.
         redo_changed: begin points anew that other code made or began.
     """
+    from trac import grid as grids
     from trac import sweep as runner
 
     if not collect:
         defaults = runner.parameters(notebook)
         fixed = [*set, f"seeds=[{seeds}]"] if seeds else list(set)
-        points, removed = runner.plan(defaults, grid, fixed, where)
+        points, removed = grids.plan(defaults, grid, fixed, where)
         print(f"{len(points)} points" + (f", {removed} more removed by --where" if removed else ""))
         varied = [text.partition("=")[0] for text in grid]
         for point in points:
@@ -114,7 +115,7 @@ def reproduce(
         scheduler: address of a running Dask scheduler, in place of processes on this machine.
     """
     from trac import reproduce as paper
-    from trac.sweep import check_value
+    from trac.grid import check_value
 
     if (task is None) == (tasks is None):
         raise ValueError("pass one of --task and --tasks.")

@@ -21,7 +21,8 @@ import pandas as pd
 import torch
 
 from trac import envs
-from trac.baselines.online import Episode, Multiplier, Recorder, relabel, stable_baselines3
+from trac.baselines.online import Multiplier, stable_baselines3
+from trac.baselines.recorder import Episode, Recorder, relabel
 from trac.trajectories import KEYS, Trajectories, from_arrays, write
 
 # Best return in each eighth of the cost range, read off the plots of DSRL's data (arXiv 2306.09303).

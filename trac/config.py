@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import numbers
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -23,9 +24,8 @@ class Settings:
     def __post_init__(self):
         """Raise ConfigError for a value that is not of its field's type. NumPy's numbers become Python's, for JSON."""
         for field in dataclasses.fields(self):
-            value, (kind, wanted) = _plain(getattr(self, field.name)), _TYPES[field.type]
-            right = isinstance(value, kind) and not isinstance(value, bool)
-            if not right or (kind is tuple and not all(isinstance(width, int) and width >= 1 for width in value)):
+            value, (fits, wanted) = _plain(getattr(self, field.name)), _TYPES[field.type]
+            if not fits(value):
                 raise ConfigError(f"{field.name}={value!r} must be {wanted}.")
             object.__setattr__(self, field.name, value)
 
@@ -147,12 +147,31 @@ _CHOICES = {
     "init": ("reference", "fresh"),
     "policy": ("deterministic", "gaussian"),
 }
-_TYPES: dict[Any, tuple[Any, str]] = {
-    str: (str, "a text"),
-    int: (int, "a whole number"),
-    float: (numbers.Real, "a number"),
-    float | None: (numbers.Real | None, "a number or None"),
-    tuple[int, ...]: (tuple, "whole numbers above 0, such as (128, 128)"),
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+# By a field's type: what its values must fulfil, and the words for it.
+_TYPES: dict[Any, tuple[Callable[[Any], bool], str]] = {
+    str: (lambda value: isinstance(value, str), "a text"),
+    bool: (lambda value: isinstance(value, bool), "True or False"),
+    int: (_whole, "a whole number"),
+    float: (_number, "a number"),
+    float | None: (lambda value: value is None or _number(value), "a number or None"),
+    tuple[int, ...]: (
+        lambda value: isinstance(value, tuple) and all(_whole(width) and width >= 1 for width in value),
+        "whole numbers above 0, such as (128, 128)",
+    ),
+    tuple[float, float, float]: (
+        lambda value: isinstance(value, tuple) and len(value) == 3 and all(map(_number, value)),
+        "three numbers",
+    ),
 }
 
 

@@ -7,16 +7,12 @@ the executed notebook, log.txt, the run's checkpoints and, when it is finished, 
 """
 
 import ast
-import dataclasses
 import hashlib
 import importlib
-import itertools
 import json
-import math
-import operator
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -26,13 +22,9 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from trac.checkpoint import write_file
-from trac.config import TracConfig
+from trac.grid import SweepError
 
 KERNEL_STARTS = 3  # how often a kernel that dies is started for one point
-
-
-class SweepError(ValueError):
-    """A sweep that cannot be run as it was asked for."""
 
 
 def _import(name: str) -> Any:
@@ -58,102 +50,6 @@ def parameters(notebook: Path) -> dict[str, Any]:
     if "folder" not in defaults:
         raise SweepError(f"{notebook} has no parameter `folder`, into which it writes result.json.")
     return {name: value for name, value in defaults.items() if name != "folder"}
-
-
-def check_value(name: str, text: str, defaults: dict[str, Any], of: str = "the notebook") -> Any:
-    """The value that a text stands for, of a parameter `of` something.
-
-    Raises SweepError for an unknown name or another type than the default's.
-    """
-    if name not in defaults:
-        raise SweepError(f"{name!r} is not a parameter of {of}; it has {', '.join(sorted(defaults))}.")
-    default = defaults[name]
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        value = math.inf if text == "inf" else text
-    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    kind, wanted = type(value), type(default)
-    if kind is not wanted and None not in (value, default) and {kind, wanted} != {list, tuple}:
-        raise SweepError(f"{name}={text}: this is {kind.__name__}, and {of}'s default is {default!r}.")
-    return list(value) if isinstance(value, tuple) else value
-
-
-def plan(
-    defaults: dict[str, Any], grid: Sequence[str], fixed: Sequence[str], where: str | None
-) -> tuple[list[dict[str, Any]], int]:
-    """All points of a grid, and the number of those that `where` removed.
-
-    Args:
-        defaults: of the notebook.
-        grid: "name=value,value,...", one for each dimension.
-        fixed: "name=value".
-        where: see `holds`.
-
-    Raises:
-        SweepError: a name is unknown, given twice or not of its type; a point is no valid TracConfig; none is left.
-    """
-    axes: dict[str, list[Any]] = {}
-    for text, several in [*((g, True) for g in grid), *((f, False) for f in fixed)]:
-        name, equals, values = text.partition("=")
-        if not equals or not values:
-            raise SweepError(f"{text!r} must have the form name=value" + (",value,..." if several else "") + ".")
-        if name in axes:
-            raise SweepError(f"{name} is given twice.")
-        parts = values.split(",") if several else [values]
-        axes[name] = [check_value(name, part, defaults) for part in parts]
-    points = [defaults | dict(zip(axes, choice, strict=True)) for choice in itertools.product(*axes.values())]
-    kept = [point for point in points if where is None or holds(where, point)]
-    if not kept:
-        raise SweepError(f"no point is left: --where {where!r} removes all {len(points)}.")
-    fields = {field.name for field in dataclasses.fields(TracConfig)}
-    for point in kept:
-        try:
-            TracConfig().replace(**{name: value for name, value in point.items() if name in fields})
-        except (ValueError, TypeError) as error:
-            shown = ", ".join(f"{name}={point[name]!r}" for name in axes)
-            raise SweepError(f"the point {shown} cannot be run: {error} Remove it, by --where for instance.") from error
-    return kept, len(points) - len(kept)
-
-
-_OPERATORS: dict[type, Callable] = {
-    **{ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv},
-    **{ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Lt: operator.lt, ast.LtE: operator.le},
-    **{ast.Gt: operator.gt, ast.GtE: operator.ge, ast.USub: operator.neg, ast.Not: operator.not_},
-}
-
-
-def holds(expression: str, point: dict[str, Any]) -> bool:
-    """Evaluate arithmetic, comparisons, and, or, not on parameter names, numbers and texts; nothing else."""
-
-    def value(node: ast.AST) -> Any:
-        match node:
-            case ast.Constant():
-                return node.value
-            case ast.Name() if node.id in point:
-                return point[node.id]
-            case ast.Name():
-                raise SweepError(f"--where {expression!r}: {node.id!r} is not a parameter of the notebook.")
-            case ast.UnaryOp() if type(node.op) in _OPERATORS:
-                return _OPERATORS[type(node.op)](value(node.operand))
-            case ast.BinOp() if type(node.op) in _OPERATORS:
-                return _OPERATORS[type(node.op)](value(node.left), value(node.right))
-            case ast.BoolOp():
-                return (all if isinstance(node.op, ast.And) else any)(value(part) for part in node.values)
-            case ast.Compare() if all(type(op) in _OPERATORS for op in node.ops):
-                sides = [value(side) for side in (node.left, *node.comparators)]
-                pairs = zip(node.ops, itertools.pairwise(sides), strict=True)
-                return all(_OPERATORS[type(op)](*pair) for op, pair in pairs)
-        raise SweepError(
-            f"--where {expression!r} may hold names of parameters, numbers, texts, + - * /, comparisons, and, or, not; "
-            f"{ast.unparse(node)!r} is none of these."
-        )
-
-    try:
-        return bool(value(ast.parse(expression, mode="eval").body))
-    except (SyntaxError, TypeError, ZeroDivisionError) as error:
-        raise SweepError(f"--where {expression!r} cannot be evaluated: {error}.") from error
 
 
 def code_hash(notebook: Path | None = None) -> str:

@@ -48,24 +48,22 @@ class BaselineConfig(Settings):
     published: ClassVar[dict[str, Any]] = {}  # the benchmark's values, where they are not the defaults
 
     def __post_init__(self):
+        super().__post_init__()
         check_name(self.task)
         if not 0 <= self.cost_limit < math.inf:
             raise ConfigError(
                 f"cost_limit={self.cost_limit} must be 0 or more and finite; for a limit that never binds, take one "
                 f"beyond the largest cost of an episode."
             )
-        for name, value in list(vars(self).items()):
-            if isinstance(value, list):
-                object.__setattr__(self, name, tuple(value))
-            if name in ("task", "cost_limit"):
-                continue
+        for name, value in vars(self).items():
             if name in ("gamma", "tau", "mixture", "unseen") and not 0 < value <= 1:
                 raise ConfigError(f"{name}={value} must lie in (0, 1].")
             if name in _COUNTS and value < 1:
                 raise ConfigError(f"{name}={value} must be at least 1.")
             if name.endswith(("learning_rate", "_scale", "temperature")) and not 0 < value < math.inf:
                 raise ConfigError(f"{name}={value} must be above 0.")
-            if isinstance(value, float | int) and not value >= 0:
+            signed = name in ("target_return", "ceiling")  # a task's returns may all be negative
+            if isinstance(value, float | int) and not signed and not value >= 0:
                 raise ConfigError(f"{name}={value} must be 0 or more.")
 
     @classmethod

@@ -1,4 +1,4 @@
-"""What the online baselines share: a simulator that records, the cost's multiplier, and the loop between them.
+"""What the online baselines share: settings, the cost's multiplier, and the loop that moves it.
 
 Stable-Baselines3's learner sees the reward r - λ c. The multiplier λ follows the cost of the episodes that it makes.
 """
@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import gymnasium as gym
 import numpy as np
 import pandas as pd
 import torch
@@ -18,14 +17,12 @@ from tqdm import tqdm
 
 from trac import envs
 from trac.baselines.networks import BaselinePolicy, mlp
+from trac.baselines.recorder import Recorder
 from trac.config import ConfigError, Settings
 from trac.evaluate import SCORES, MakeEnv, evaluate, rank
 from trac.runs import Run, made_by
 from trac.simulators import numpy_state
 from trac.tasks import TASKS
-from trac.trajectories import KEYS
-
-Episode = dict[str, np.ndarray]  # KEYS -> (T, dim) or (T,) float32
 
 
 @dataclass(frozen=True)
@@ -47,7 +44,7 @@ class OnlineConfig(Settings):
     eval_episodes: int = 20  # per evaluation; 0: never evaluate
 
     def __post_init__(self):
-        object.__setattr__(self, "hidden", tuple(self.hidden))
+        super().__post_init__()
         if not 0 <= self.cost_limit < float("inf"):
             raise ConfigError(f"cost_limit={self.cost_limit} must be 0 or more and finite.")
         if self.every < 1 or self.steps < 1 or self.steps % self.every:
@@ -78,47 +75,6 @@ class Multiplier:
         integral_gain, proportional_gain = self.gains
         self.integral = float(np.clip(self.integral + integral_gain * excess, 0, self.largest))
         return float(np.clip(self.integral + proportional_gain * excess, 0, self.largest))
-
-
-class Recorder(gym.Wrapper):
-    """Keep every finished episode as it was executed, and pass on the reward `scale * (r - multiplier * c)`.
-
-    Attributes:
-        episodes: the finished ones.
-        paid: cost of all steps so far.
-    """
-
-    def __init__(self, env: gym.Env, scale: float = 1.0):
-        super().__init__(env)
-        self.scale, self.multiplier, self.paid = scale, 0.0, 0.0
-        self.episodes: list[Episode] = []
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
-        self._rows: list[tuple] = []
-        self._observation, info = self.env.reset(seed=seed, options=options)
-        return self._observation, info
-
-    def step(self, action):
-        action = np.clip(action, -1, 1)
-        upcoming, reward, terminal, timeout, info = self.env.step(action)
-        # The order of KEYS.
-        self._rows.append((self._observation, upcoming, action, reward, info["cost"], terminal, timeout))
-        self._observation = upcoming
-        self.paid += float(info["cost"])
-        if terminal or timeout:
-            columns = zip(*self._rows, strict=True)
-            self.episodes.append({k: np.array(column, np.float32) for k, column in zip(KEYS, columns, strict=True)})
-        return upcoming, self.scale * (reward - self.multiplier * info["cost"]), terminal, timeout, info
-
-
-def relabel(buffer, env: Recorder) -> None:
-    """Rewrite a replay buffer's rewards with the current multiplier, so that old samples stay usable.
-
-    The buffer holds the transitions of `env.episodes` in their order, then those of the unfinished episode.
-    """
-    rewards = np.concatenate([episode["rewards"] for episode in env.episodes])
-    costs = np.concatenate([episode["costs"] for episode in env.episodes])
-    buffer.rewards[: len(rewards), 0] = env.scale * (rewards - env.multiplier * costs)
 
 
 def stable_baselines3():

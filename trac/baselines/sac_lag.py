@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from trac.baselines.online import Online, OnlineConfig, relabel, stable_baselines3, train_online
+from trac.baselines.online import Online, OnlineConfig, stable_baselines3, train_online
+from trac.baselines.recorder import relabel
 from trac.config import ConfigError
 from trac.trajectories import KEYS, Trajectories
 

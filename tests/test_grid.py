@@ -1,0 +1,72 @@
+import pytest
+
+from trac.grid import SweepError, check_value, holds, plan
+
+DEFAULTS = dict(alpha=0.2, cost_limit=20.0, top=0.5, bottom=0.0, steps=4000, task="BallRun", clamp=None, hidden=[8])
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        *(("alpha", "1", 1.0), ("cost_limit", "inf", float("inf")), ("task", "BallCircle", "BallCircle")),
+        *(("clamp", "1e-6", 1e-6), ("hidden", "[16, 16]", [16, 16]), ("hidden", "(4,)", [4]), ("steps", "10", 10)),
+    ],
+)
+def test_values_take_the_type_of_their_default(name, text, value):
+    got = check_value(name, text, DEFAULTS)
+    assert got == value and type(got) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        (["alfa=1"], "'alfa' is not a parameter of the notebook; it has alpha"),
+        (["steps=1.5"], "steps=1.5: this is float, and the notebook's default is 4000"),
+        (["alpha=high"], "alpha=high: this is str"),
+        (["alpha"], "must have the form name=value"),
+        (["alpha=1", "alpha=2"], "alpha is given twice"),
+        (["top=0.5,2.0"], r"the point top=2.0 cannot be run: top=2.0 must lie in \(0, 1\]"),
+        (["steps=True"], "steps=True: this is bool"),
+    ],
+)
+def test_what_cannot_run_is_refused_before_anything_runs(grid, message):
+    with pytest.raises(SweepError, match=message):
+        plan(DEFAULTS, grid, [], None)
+
+
+def test_a_plan_is_the_grid_without_what_where_removes():
+    points, removed = plan(DEFAULTS, ["top=0.5,1.0", "bottom=0.0,0.25,0.5"], ["steps=5000"], "top + bottom <= 1")
+    assert removed == 2 and len(points) == 4
+    assert [(p["top"], p["bottom"], p["steps"]) for p in points][-1] == (1.0, 0.0, 5000)
+    with pytest.raises(SweepError, match="no point is left"):
+        plan(DEFAULTS, ["alpha=1,2"], [], "alpha > 2")
+
+
+@pytest.mark.parametrize(
+    ("expression", "value"),
+    [
+        *(("alpha * 5 == 1", True), ("not alpha < 0.2", True), ("0 < alpha < 0.2", False), ("-alpha < 0", True)),
+        *(("task == 'BallRun' and steps / 2 >= 2000", True), ("alpha > 1 or top == 0.5", True)),
+    ],
+)
+def test_where_knows_arithmetic_and_comparisons(expression, value):
+    assert holds(expression, DEFAULTS) is value
+
+
+@pytest.mark.parametrize(
+    ("expression", "message"),
+    [
+        ("__import__('os').getcwd()", "is none of these"),
+        ("task.upper() == 'X'", "is none of these"),
+        ("hidden[0] == 8", "is none of these"),
+        ("9 ** 9 ** 9 > 1", "is none of these"),
+        ("[x for x in (1,)]", "is none of these"),
+        ("alfa > 1", "'alfa' is not a parameter"),
+        ("alpha >", "cannot be evaluated"),
+        ("alpha > 'x'", "cannot be evaluated"),
+        ("1 / bottom > 1", "cannot be evaluated"),
+    ],
+)
+def test_where_knows_nothing_else(expression, message):
+    with pytest.raises(SweepError, match=message):
+        holds(expression, DEFAULTS)

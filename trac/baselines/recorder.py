@@ -1,0 +1,51 @@
+"""A simulator that records its episodes and puts a price on cost, for learners that know only a reward."""
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from trac.trajectories import KEYS
+
+Episode = dict[str, np.ndarray]  # KEYS -> (T, dim) or (T,) float32
+
+
+class Recorder(gym.Wrapper):
+    """Keep every finished episode as it was executed, and pass on the reward `scale * (r - multiplier * c)`.
+
+    Attributes:
+        episodes: the finished ones.
+        paid: cost of all steps so far.
+    """
+
+    def __init__(self, env: gym.Env, scale: float = 1.0):
+        super().__init__(env)
+        self.scale, self.multiplier, self.paid = scale, 0.0, 0.0
+        self.episodes: list[Episode] = []
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+        self._rows: list[tuple] = []
+        self._observation, info = self.env.reset(seed=seed, options=options)
+        return self._observation, info
+
+    def step(self, action):
+        action = np.clip(action, -1, 1)
+        upcoming, reward, terminal, timeout, info = self.env.step(action)
+        # The order of KEYS.
+        self._rows.append((self._observation, upcoming, action, reward, info["cost"], terminal, timeout))
+        self._observation = upcoming
+        self.paid += float(info["cost"])
+        if terminal or timeout:
+            columns = zip(*self._rows, strict=True)
+            self.episodes.append({k: np.array(column, np.float32) for k, column in zip(KEYS, columns, strict=True)})
+        return upcoming, self.scale * (reward - self.multiplier * info["cost"]), terminal, timeout, info
+
+
+def relabel(buffer, env: Recorder) -> None:
+    """Rewrite a replay buffer's rewards with the current multiplier, so that old samples stay usable.
+
+    The buffer holds the transitions of `env.episodes` in their order, then those of the unfinished episode.
+    """
+    rewards = np.concatenate([episode["rewards"] for episode in env.episodes])
+    costs = np.concatenate([episode["costs"] for episode in env.episodes])
+    buffer.rewards[: len(rewards), 0] = env.scale * (rewards - env.multiplier * costs)
