@@ -75,7 +75,7 @@ def one_run(task: str, limit: float, method: str, seed: int) -> tuple[pd.DataFra
 def main(
     tasks: tuple[str, ...] = ("BallRun", "BallCircle"),
     limit: float = 20.0,
-    seeds: tuple[int, ...] = (0, 1),
+    seeds: tuple[int, ...] = (0, 1, 2),
     methods: tuple[str, ...] = METHODS,
     workers: int = 2,
 ) -> None:
