@@ -10,7 +10,7 @@ OSRL := _build/osrl
 export JUPYTER_PREFER_ENV_PATH := 1
 unexport JUPYTER_PATH
 
-.PHONY: book notebooks html test test-all test-osrl test-browser test-colab check-py312 safety test-safety lint links
+.PHONY: book notebooks html test test-all test-slow test-notebooks test-osrl test-browser test-colab check-py312 safety test-safety lint links
 .PHONY: bench bench-osrl bench-scale datasets studies suites set-repository clean .venv
 
 book: # execute the stale notebooks (FORCE=1: all) and build the book
@@ -28,8 +28,12 @@ html: $(STAMP) # build the book from the notebooks as they are
 test: $(STAMP) # the fast tests
 	$(BIN)/pytest -m "not slow and not browser and not colab"
 
-test-all: $(STAMP) # the slow tests and every notebook
-	$(BIN)/pytest -m slow || test $$? -eq 5  # 5: no test is marked slow
+test-all: test-slow test-notebooks # with -j2 both at once
+
+test-slow: $(STAMP)
+	$(BIN)/pytest -m slow
+
+test-notebooks: $(STAMP) # run each again, and compare the outputs that hold on every machine
 	OMP_NUM_THREADS=1 $(BIN)/pytest --nbval-lax --nbval-current-env notebooks
 
 test-osrl: $(OSRL)/.stamp # the baselines' losses against the benchmark's package, osrl-lib
