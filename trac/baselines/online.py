@@ -29,8 +29,8 @@ from trac.tasks import TASKS
 class OnlineConfig(Settings):
     """The fields that both online baselines have.
 
-    The multiplier's gains are ours, tried out on the packaged tasks. FSRL, from which the other defaults come, has 0.05
-    for the proportional part, 0.0005 for the integral, and 0.1 for a derivative, which is not here.
+    The multiplier's gains are ours. FSRL, from which the other defaults come, has 0.05 for the proportional part,
+    0.0005 for the integral, and 0.1 for a derivative, which is not here.
     """
 
     task: str = "BallCircle"  # name in trac.TASKS, or of a task of your own
