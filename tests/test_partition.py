@@ -50,7 +50,8 @@ def test_windows_cover_every_start_once_and_scale_the_limit():
 
 def test_episodes_that_are_too_short_are_counted():
     data = one_step_rewards(returns=[1, 2, 3], costs=[0, 9, 9], lengths=[8, 8, 5])
-    segments = partition(data, cost_limit=3, top=1.0, segment_ratio=1.0)
+    with pytest.warns(UserWarning, match="all 1 safe windows have the same return"):
+        segments = partition(data, cost_limit=3, top=1.0, segment_ratio=1.0)
     assert (segments.too_short, segments.too_short_unsafe) == (1, 1)
     assert "1 episodes are too short, 1 of them unsafe" in repr(segments)
 
