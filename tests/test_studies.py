@@ -53,7 +53,7 @@ def test_one_run_again(name):
         trac.load("BallRun"), trac.TracConfig(**settings | {"eval_every": 0, "eval_episodes": 0}), progress=False
     )
     scores = trac.evaluate(run.policy, task="BallRun", cost_limit=settings["cost_limit"], seed=1_000_000, workers=1)
-    rows = table(name).set_index(["point", "model", "seed"]).loc[(key, "last")]
+    rows = table(name).set_index(["point", "model", "seed"]).sort_index().loc[(key, "last")]
     found = scores.episodes[["normalized_reward", "return"]].mean()
     if made_here(name):
         assert found.to_numpy() == pytest.approx(rows.loc[0, found.index].to_numpy(float), rel=1e-4, abs=1e-6)
