@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import tyro
 
 import trac
-from trac.checkpoint import CheckpointError
+from trac.core.checkpoint import CheckpointError
 from trac.train import TrainingError
 
 
@@ -115,7 +115,7 @@ def reproduce(
         scheduler: address of a running Dask scheduler, in place of processes on this machine.
     """
     from trac import reproduce as paper
-    from trac.grid import check_value
+    from trac.experiments.grid import check_value
 
     if (task is None) == (tasks is None):
         raise ValueError("pass one of --task and --tasks.")

@@ -1,41 +1,63 @@
-"""TracConfig: everything that can be varied in a run, in one flat, frozen dataclass."""
+"""TracConfig: everything that can be varied in a run, in one flat, frozen dataclass.
+
+A setting is declared once: its type says which values it takes. pydantic reads the types.
+"""
 
 import dataclasses
 import math
-import numbers
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Self
+from functools import cache
+from typing import Annotated, Any, Literal, Self, get_type_hints
 
 import numpy as np
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from trac.partition import check_settings
-from trac.tasks import check_name, get_task, suggestion
+from trac.data.tasks import check_name, get_task, suggestion
+
+Count = Annotated[int, Field(ge=1)]
+CountOrZero = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+PositiveShare = Annotated[float, Field(gt=0, le=1)]
+Dropout = Annotated[float, Field(ge=0, lt=1)]
+Widths = tuple[Count, ...]
 
 
 class ConfigError(ValueError):
     """Settings that are out of range, contradict each other, or do not fit the data."""
 
 
-@dataclass(frozen=True)
 class Settings:
-    """What the configs of all methods can do: copies with changes, and plain values for JSON."""
+    """What the configs of all methods are: frozen dataclasses that check themselves, with these fields among theirs."""
 
-    def __post_init__(self):
-        """Raise ConfigError for a value that is not of its field's type. NumPy's numbers become Python's, for JSON."""
-        for field in dataclasses.fields(self):
-            value, (fits, wanted) = _plain(getattr(self, field.name)), _TYPES[field.type]
-            if not fits(value):
-                raise ConfigError(f"{field.name}={value!r} must be {wanted}.")
-            object.__setattr__(self, field.name, value)
+    task: str
+    cost_limit: float
+    seed: int
+    steps: int
+    eval_every: int
+    eval_episodes: int
+    log_every: int
 
-    def replace(self, **changes) -> Self:
+    def __post_init__(self) -> None:
+        """Raise ConfigError for a value that its field's type excludes. NumPy's numbers become Python's, for JSON."""
+        for name, adapter in _adapters(type(self)).items():
+            value = _plain(getattr(self, name))
+            try:
+                object.__setattr__(self, name, adapter.validate_python(value))
+            except ValidationError as error:
+                reason = error.errors()[0]["msg"].replace("Input should be", "must be")
+                raise ConfigError(f"{name}={value!r}: {reason}.") from None
+        check_name(self.task)
+
+    def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed. Raises ConfigError for a name that is not a field."""
-        names = [field.name for field in dataclasses.fields(self)]
+        fields = _adapters(type(self))
         for name in changes:
-            if name not in names:
-                raise ConfigError(f"{name!r} is not a field of {type(self).__name__}: {suggestion(name, names)}")
-        return dataclasses.replace(self, **changes)
+            if name not in fields:
+                raise ConfigError(f"{name!r} is not a field of {type(self).__name__}: {suggestion(name, fields)}")
+        return type(self)(**vars(self) | changes)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, fit for JSON: an infinite limit becomes the string "inf"."""
@@ -54,64 +76,48 @@ class TracConfig(Settings):
 
     # problem
     task: str = "BallCircle"  # name in trac.TASKS, or a task of your own: the data's
-    cost_limit: float = 20.0  # l [cost per episode]; inf: no constraint (needs bottom > 0)
+    cost_limit: Annotated[float, Field(ge=0)] = 20.0  # l [cost per episode]; inf: no constraint (needs bottom > 0)
     # partition
-    top: float = 0.5  # x, share of the safe windows that is desirable
-    bottom: float = 0.0  # y, share of the safe windows that is undesirable
-    kappa: float = 0.7  # smallest weight of a safe window
-    segment_ratio: float = 1.0  # L / T, window length over the longest episode
-    sampling: str = "exact"  # "exact": every window once; "released": drawn with replacement
-    level: str = "trajectory"  # "step": windows of one step, labelled by the step's own cost
+    top: PositiveShare = 0.5  # x, share of the safe segments that is desirable
+    bottom: Share = 0.0  # y, share of the safe segments that is undesirable
+    kappa: Share = 0.7  # smallest weight of a safe segment
+    segment_ratio: PositiveShare = 1.0  # L / T, segment length over the longest episode
+    sampling: Literal["exact", "released"] = "exact"  # "exact": every segment once; "released": with replacement
+    level: Literal["trajectory", "step"] = "trajectory"  # "step": segments of one step, labelled by its own cost
     # score and loss
-    alpha: float = 0.2  # temperature of the score
-    gamma: float = 0.99  # discount inside a window
-    eta: float = 0.25  # weight of the undesirable half against the desirable one
-    use: str = "both"  # "desirable", "undesirable": mask the other half's loss term
-    clamp: float | None = None  # 1e-6 repeats the released code's bound on σ(s)
-    bc_coef: float = 0.0  # adds this times the cloning loss of the desirable windows to the second phase
-    reference: str = "bc"  # "bc": the cloned policy; "initial": the untrained weights; "none": score without it
-    init: str = "reference"  # second phase starts from the cloned weights; "fresh": from the untrained ones
+    alpha: Positive = 0.2  # temperature of the score
+    gamma: PositiveShare = 0.99  # discount inside a segment
+    eta: NonNegative = 0.25  # weight of the undesirable class against the desirable one
+    use: Literal["both", "desirable", "undesirable"] = "both"  # one alone: mask the other class's loss term
+    clamp: Annotated[float, Field(gt=0, lt=0.5)] | None = None  # 1e-6 repeats the released code's bound on σ(s)
+    bc_coef: NonNegative = 0.0  # adds this times the cloning loss of the desirable segments to the second phase
+    reference: Literal["bc", "initial", "none"] = "bc"  # "initial": the untrained weights; "none": score without it
+    init: Literal["reference", "fresh"] = "reference"  # second phase starts from the cloned or the untrained weights
     # policy
-    policy: str = "deterministic"  # or "gaussian"
-    hidden: tuple[int, ...] = (128, 128)  # widths of the hidden layers
-    dropout: float = 0.25  # probability of dropping a hidden unit while training
+    policy: Literal["deterministic", "gaussian"] = "deterministic"
+    hidden: Widths = (128, 128)  # widths of the hidden layers
+    dropout: Dropout = 0.25  # probability of dropping a hidden unit while training
     # optimisation
-    batch_size: int = 16  # windows per update
-    learning_rate: float = 1e-3  # Adam, first phase
-    bc_steps: int = 2_000  # updates of the first phase
-    steps: int = 4_000  # updates in all, cloning included
-    warmup_steps: int = 200  # updates of linear warm-up in the second phase
-    lr_multiplier: float = 0.1  # second phase's learning rate over the first's
-    seed: int = 0
+    batch_size: Count = 16  # segments per update
+    learning_rate: Positive = 1e-3  # Adam, first phase
+    bc_steps: CountOrZero = 2_000  # updates of the first phase
+    steps: Count = 4_000  # updates in all, cloning included
+    warmup_steps: CountOrZero = 200  # updates of linear warm-up in the second phase
+    lr_multiplier: Positive = 0.1  # second phase's learning rate over the first's
+    seed: CountOrZero = 0
     # watching
-    eval_every: int = 0  # updates between evaluations; 0: only at the end
-    eval_episodes: int = 20  # per evaluation; 0: never evaluate
-    log_every: int = 50  # updates per row of the history
+    eval_every: CountOrZero = 0  # updates between evaluations; 0: only at the end
+    eval_episodes: CountOrZero = 20  # per evaluation; 0: never evaluate
+    log_every: Count = 50  # updates per row of the history
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
-        check_name(self.task)
-        check_settings(
-            self.cost_limit, self.top, self.bottom, self.kappa, self.segment_ratio, self.sampling, self.level
-        )
-        for name, allowed in _CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise ConfigError(f"{name}={getattr(self, name)!r} must be one of {allowed}.")
-        for name in ("batch_size", "steps", "log_every"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1.")
-        for name in ("warmup_steps", "eval_every", "eval_episodes", "bc_coef", "eta", "seed", "bc_steps"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ConfigError(f"{name}={getattr(self, name)} must be 0 or more, and finite.")
-        for name in ("alpha", "learning_rate", "lr_multiplier"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ConfigError(f"{name}={getattr(self, name)} must be above 0.")
-        if not 0 < self.gamma <= 1:
-            raise ConfigError(f"gamma={self.gamma} must lie in (0, 1].")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"dropout={self.dropout} must lie in [0, 1).")
-        if self.clamp is not None and not 0 < self.clamp < 0.5:
-            raise ConfigError(f"clamp={self.clamp} must lie in (0, 0.5), or be None.")
+        # 0.7 + 0.3 exceeds 1 by one rounding error in some orders of adding up.
+        if self.top + self.bottom > 1 + 1e-9:
+            total = self.top + self.bottom
+            raise ConfigError(f"top + bottom = {total:g} is more than 1: a segment cannot be in both classes.")
+        if math.isinf(self.cost_limit) and self.bottom == 0:
+            raise ConfigError("cost_limit=inf makes every segment safe: set bottom above 0 to have undesirable ones.")
         if self.bc_steps > self.steps:
             raise ConfigError(f"bc_steps={self.bc_steps} must be at most steps={self.steps}, which counts them.")
 
@@ -141,38 +147,12 @@ class TracConfig(Settings):
         )
 
 
-_CHOICES = {
-    "use": ("both", "desirable", "undesirable"),
-    "reference": ("bc", "initial", "none"),
-    "init": ("reference", "fresh"),
-    "policy": ("deterministic", "gaussian"),
-}
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
-
-
-# By a field's type: what its values must fulfil, and the words for it.
-_TYPES: dict[Any, tuple[Callable[[Any], bool], str]] = {
-    str: (lambda value: isinstance(value, str), "a text"),
-    bool: (lambda value: isinstance(value, bool), "True or False"),
-    int: (_whole, "a whole number"),
-    float: (_number, "a number"),
-    float | None: (lambda value: value is None or _number(value), "a number or None"),
-    tuple[int, ...]: (
-        lambda value: isinstance(value, tuple) and all(_whole(width) and width >= 1 for width in value),
-        "whole numbers above 0, such as (128, 128)",
-    ),
-    tuple[float, float, float]: (
-        lambda value: isinstance(value, tuple) and len(value) == 3 and all(map(_number, value)),
-        "three numbers",
-    ),
-}
+@cache
+def _adapters(cls: type) -> dict[str, TypeAdapter[Any]]:
+    """By a field's name: what checks its values. Strict: no texts for numbers, no True for 1."""
+    hints = get_type_hints(cls, include_extras=True)
+    strict = ConfigDict(strict=True)
+    return {field.name: TypeAdapter(hints[field.name], config=strict) for field in dataclasses.fields(cls)}
 
 
 def _plain(value: Any) -> Any:

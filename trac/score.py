@@ -38,7 +38,7 @@ def trac_loss(
     """Classification loss of a batch of segments and its accuracy: (..., B) -> (...), (...).
 
     -mean λ w (y log σ(s) + (1 - y) log(1 - σ(s))), with λ = 1 for desirable segments and
-    η n_desirable / n_undesirable, counted in the batch, for undesirable ones. A batch with one half
+    η n_desirable / n_undesirable, counted in the batch, for undesirable ones. A batch with one class
     alone: without desirable segments λ = 0 and the loss is 0; without undesirable ones λ is not used.
 
     Args:
@@ -48,7 +48,7 @@ def trac_loss(
         eta: η, a scalar or a tensor that broadcasts against (...).
         clamp: keep σ above this value before the logarithm, as the released code does with 1e-6 (there
             is no gradient beyond it). None: exact.
-        use: "both", or "desirable" / "undesirable": mask the other half's loss term and nothing else.
+        use: "both", or "desirable" / "undesirable": mask the other class's loss term and nothing else.
 
     Returns:
         loss (...), and accuracy (...): the share of segments whose score has the label's sign.

@@ -1,24 +1,26 @@
 """train(): clone a reference policy, then train the policy as a classifier of segments (paper, algorithm 1)."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, overload
 
 import torch
 
-from trac import checkpoint
 from trac.config import ConfigError, Settings, TracConfig
+from trac.core import checkpoint
+from trac.core.fit import Learner, fit
+from trac.core.learner import learners
+from trac.core.run import Run
+from trac.data.tasks import TASKS
+from trac.data.trajectories import Trajectories
 from trac.envs import MissingSimulator, make
-from trac.learner import to_device
-from trac.partition import Segments, partition
-from trac.runs import Run
-from trac.stack import Stack
-from trac.tasks import TASKS
-from trac.trajectories import Trajectories
+from trac.partition import Segments, segments_of
 
-# Runs that agree in these, and in the window length, can be trained as one stack.
+C = TypeVar("C", bound=Settings)
+
+# Runs that agree in these, and in the segments' length, can be trained as one stack.
 _SHARED = (
     *("task", "batch_size", "bc_steps", "steps", "hidden", "dropout", "policy", "reference", "init", "use", "clamp"),
     *("bc_coef", "log_every", "eval_every", "eval_episodes"),
@@ -40,19 +42,45 @@ class TrainingError(RuntimeError):
         self.runs = runs
 
 
+@overload
+def train(
+    data: Trajectories,
+    config: TracConfig,
+    *,
+    device: str | torch.device | None = None,
+    out: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    progress: bool = True,
+    checkpoint_every: int = 500,
+    capture: bool = False,
+) -> Run: ...
+
+
+@overload
+def train(
+    data: Trajectories,
+    config: Sequence[TracConfig],
+    *,
+    device: str | torch.device | None = None,
+    out: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    progress: bool = True,
+    checkpoint_every: int = 500,
+    capture: bool = False,
+) -> list[Run]: ...
+
+
 def train(
     data: Trajectories,
     config: TracConfig | Sequence[TracConfig],
     *,
     device: str | torch.device | None = None,
-    out: str | os.PathLike | None = None,
+    out: str | os.PathLike[str] | None = None,
     resume: bool = False,
     progress: bool = True,
     checkpoint_every: int = 500,
     capture: bool = False,
-    label: Callable[[Trajectories, TracConfig], Segments] | None = None,
-    algorithm: str = "trac",
-):
+) -> Run | list[Run]:
     """Train TraC: partition, clone π_ref, then classify segments by their score.
 
     Runs that share shapes are trained as one stack; each has its own labels, weights, α, γ, η, learning
@@ -69,8 +97,6 @@ def train(
         progress: show a progress bar.
         checkpoint_every: updates between checkpoints; there is one at the end, too.
         capture: on a CUDA device, record each phase's update once as a graph, and replay it.
-        label: the windows to learn from; the config's partition by default.
-        algorithm: name for the run's record.
 
     Returns:
         A Run, or a list of Runs in the order of the configs.
@@ -83,59 +109,97 @@ def train(
         OSError: a checkpoint could not be written, on a full disk for instance; those before it are whole.
         TrainingError: runs failed; the others are finished and saved.
     """
-    configs = [config] if isinstance(config, TracConfig) else list(config)
+    configs = config_list(data, config, TracConfig)
+    segments = [segments_of(data, c) for c in configs]
+    options = dict(device=device, out=out, resume=resume, progress=progress, checkpoint_every=checkpoint_every)
+    runs = train_on(data, configs, segments, capture=capture, single=isinstance(config, TracConfig), **options)
+    return runs[0] if isinstance(config, TracConfig) else runs
 
-    def stacks(device: torch.device, folder: Path | None, labels: dict[str, str]) -> Iterator[tuple[list[int], Stack]]:
-        if capture and device.type != "cuda":
-            raise ConfigError(f"capture=True records CUDA graphs, and the device is {device}: leave it out.")
-        segments = [(label or _partition)(data, c) for c in configs]
-        groups: dict[tuple, list[int]] = {}
-        for index, (c, s) in enumerate(zip(configs, segments, strict=True)):
-            groups.setdefault((s.length, *(getattr(c, name) for name in _SHARED)), []).append(index)
-        tensors = to_device(data, device)
-        for number, members in enumerate(groups.values()):
-            stack = Stack(
-                tensors,
-                [segments[i] for i in members],
-                [configs[i] for i in members],
-                folder=folder and folder / "checkpoints" / f"{number:02d}",
-                capture=capture,
-                labels=labels,
-            )
-            yield members, stack
 
-    where: dict[str, Any] = dict(
-        device=device, out=out, resume=resume, progress=progress, checkpoint_every=checkpoint_every
+def train_on(
+    data: Trajectories,
+    configs: Sequence[TracConfig],
+    segments: Sequence[Segments],
+    *,
+    algorithm: str = "trac",
+    device: str | torch.device | None = None,
+    capture: bool = False,
+    **options: Any,
+) -> list[Run]:
+    """`train` on given segments, one set for each config; `options` as for `run_all`."""
+    where = find_device(device)
+    if capture and where.type != "cuda":
+        raise ConfigError(f"capture=True records CUDA graphs, and the device is {where}: leave it out.")
+    stacks: dict[tuple[Any, ...], list[int]] = {}
+    for index, (c, s) in enumerate(zip(configs, segments, strict=True)):
+        stacks.setdefault((s.length, *(getattr(c, name) for name in _SHARED)), []).append(index)
+    groups = (
+        (indices, learners(data, [segments[i] for i in indices], [configs[i] for i in indices], where, capture))
+        for indices in stacks.values()
     )
-    return train_stacks(data, config, stacks, algorithm=algorithm, **where)
+    arrays = [array for s in segments for array in (s.starts, s.labels, s.weights)]
+    identity = {"algorithm": algorithm, "segments": checkpoint.fingerprint(*arrays)}
+    return run_all(data, groups, identity=identity, **options)
 
 
-def train_stacks(
-    data: Trajectories, config, stacks: Callable, *, algorithm, device, out, resume, progress, checkpoint_every
-):
-    """What every method's training shares: the checks, the folder, its lock, and what is returned and raised.
+def run_all(
+    data: Trajectories,
+    groups: Iterable[tuple[Sequence[int], Sequence[Learner]]],
+    *,
+    identity: dict[str, Any],
+    single: bool,
+    out: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    progress: bool = True,
+    checkpoint_every: int = 500,
+) -> list[Run]:
+    """Fit groups of learners one after the other, keep other processes out of the folder, and save what is finished.
 
     Args:
-        config: one of the method's configs, or a list.
-        stacks: (device, folder, labels) -> pairs of indices into the configs and a `Stack` that trains those.
+        data: what they learn from.
+        groups: learners that are trained side by side, with the place of each of their runs in the result; made when
+            the group before is finished.
+        identity: see `fit`.
+        single: there is one run, which is saved in `out` itself.
 
-    For the others, the result and the errors see `train`.
+    For the rest and the errors see `train`.
     """
-    configs: list[Any] = [config] if isinstance(config, Settings) else list(config)
-    folder = None if out is None else Path(out)
-    try:
-        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError as error:
-        raise ConfigError(f"device={device!r} is none of torch's: use 'cpu' or 'cuda'.") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(
-            f"device={str(device)!r}, and torch {torch.__version__} sees no CUDA device: use device='cpu'."
-        )
     if checkpoint_every < 1:
         raise ConfigError(f"checkpoint_every={checkpoint_every} must be at least 1.")
-    if others := [c for c in configs if not isinstance(c, Settings)]:
-        raise ConfigError(f"{others[0]!r} is not a config: pass a TracConfig, or a list of them.")
+    folder = None if out is None else Path(out)
+    finished: dict[int, Run] = {}
+    with checkpoint.locked(folder):
+        if folder and not resume and any(path for pattern in _TRACES for path in folder.glob(pattern)):
+            raise ConfigError(f"{folder} holds a run already: pass resume=True to go on with it, or another folder.")
+        if folder:
+            identity |= {"data": checkpoint.fingerprint(data.observations, data.actions)}
+        for number, (indices, group) in enumerate(groups):
+            place = folder and folder / "checkpoints" / f"{number:02d}"
+            with _tensor_cores(group[0].device):
+                options: dict[str, Any] = dict(folder=place, resume=resume, checkpoint_every=checkpoint_every)
+                runs = fit(group, identity=identity, progress=progress, **options)
+            for index, run in zip(indices, runs, strict=True):
+                finished[index] = run
+                if folder:
+                    run.save(folder if single else folder / f"{index:03d}")
+
+    ordered = [finished[i] for i in range(len(finished))]
+    failed = [f"run {i} at update {r.record['failed_step']}" for i, r in enumerate(ordered) if r.record["failed_step"]]
+    if failed:
+        raise TrainingError(
+            f"the loss or its gradient was not finite in {', '.join(failed)}; {len(ordered) - len(failed)} of "
+            f"{len(ordered)} runs are finished, and all are in this error's .runs. Lower learning_rate or alpha.",
+            ordered,
+        )
+    return ordered
+
+
+def config_list(data: Trajectories, config: C | Sequence[C], kind: type[C]) -> list[C]:
+    """A method's configs, one or several, as a list; raises ConfigError or MissingSimulator for what cannot be run."""
+    configs = [config] if isinstance(config, Settings) else list(config)
     for c in configs:
+        if not isinstance(c, kind):
+            raise ConfigError(f"{c!r} is not a {kind.__name__}: pass one, or a list of them.")
         if c.task != data.task:
             raise ConfigError(
                 f"the config is for {c.task} and the data is of {data.task}: load the data of {c.task}, or set "
@@ -148,41 +212,24 @@ def train_stacks(
                 f"trac.evaluate(run.policy, env=make_env, reward_range=data.reward_range, cost_limit=...)."
             )
         make(data.task).close()  # a missing simulator is better known before the training than after it
+    return configs
 
-    runs: dict[int, Run] = {}
-    with checkpoint.locked(folder), _tensor_cores(device):
-        if folder and not resume and any(path for pattern in _TRACES for path in folder.glob(pattern)):
-            raise ConfigError(f"{folder} holds a run already: pass resume=True to go on with it, or another folder.")
-        labels = {"algorithm": algorithm}
-        if folder:
-            labels["data"] = checkpoint.fingerprint(data.observations, data.actions)
-        for members, stack in stacks(device, folder, labels):
-            if stack.folder and resume:
-                stack.restore(stack.folder)
-            stack.run(progress=progress, checkpoint_every=checkpoint_every)
-            for index, run in zip(members, stack.runs(), strict=True):
-                runs[index] = run
-                if folder:
-                    run.save(folder if isinstance(config, Settings) else folder / f"{index:03d}")
 
-    finished = [runs[i] for i in range(len(configs))]
-    failed = [f"run {i} at update {r.record['failed_step']}" for i, r in enumerate(finished) if r.record["failed_step"]]
-    if failed:
-        raise TrainingError(
-            f"the loss or its gradient was not finite in {', '.join(failed)}; {len(finished) - len(failed)} of "
-            f"{len(finished)} runs are finished, and all are in this error's .runs. Lower learning_rate or alpha.",
-            finished,
+def find_device(device: str | torch.device | None) -> torch.device:
+    """The device of that name, or a GPU where there is one, else the CPU; raises ConfigError for what is not there."""
+    try:
+        found = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:
+        raise ConfigError(f"device={device!r} is none of torch's: use 'cpu' or 'cuda'.") from error
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(
+            f"device={str(device)!r}, and torch {torch.__version__} sees no CUDA device: use device='cpu'."
         )
-    return finished[0] if isinstance(config, Settings) else finished
-
-
-def _partition(data: Trajectories, config: TracConfig) -> Segments:
-    names = ("cost_limit", "top", "bottom", "kappa", "segment_ratio", "sampling", "level", "seed")
-    return partition(data, **{name: getattr(config, name) for name in names})
+    return found
 
 
 @contextmanager
-def _tensor_cores(device: torch.device):
+def _tensor_cores(device: torch.device) -> Iterator[None]:
     """On a GPU, products with TF32's 10 bits of mantissa, several times as fast as with float32's 23."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high" if device.type == "cuda" else before)

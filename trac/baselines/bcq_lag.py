@@ -11,36 +11,36 @@ original takes the best of ten by its critic.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from trac.baselines.lagrangian import LagrangianLearner
-from trac.baselines.learner import BaselineConfig
 from trac.baselines.losses import adam, descend, soft_update, target_of
 from trac.baselines.networks import VAE, BaselinePolicy, mlp
-from trac.baselines.training import train
-from trac.trajectories import Trajectories
+from trac.baselines.offline import OfflineConfig, train_offline
+from trac.config import Count, NonNegative, Positive, PositiveShare, Widths
+from trac.data.trajectories import Trajectories
 
 
 @dataclass(frozen=True)
-class BCQLagConfig(BaselineConfig):
+class BCQLagConfig(OfflineConfig):
     """Settings of BCQ-Lag. Source of the published values: OSRL, examples/configs/bcql_configs.py."""
 
-    gamma: float = 0.99  # discount
-    tau: float = 0.005  # share of the new weights in a target network's update
-    hidden: tuple[int, ...] = (128, 128)  # widths of the perturbation's network and of the critics
-    vae_hidden: int = 128  # width of the VAE's two hidden layers
-    beta: float = 0.5  # weight of the VAE's KL term
-    phi: float = 0.05  # Φ, largest change of a proposed action in each dimension
-    critics: int = 1  # networks in each half of each critic
-    samples: int = 4  # proposed actions for each next observation
-    mixture: float = 0.75  # λ of `mixed_maximum`, the weight of the smaller half
+    gamma: PositiveShare = 0.99  # discount
+    tau: PositiveShare = 0.005  # share of the new weights in a target network's update
+    hidden: Widths = (128, 128)  # widths of the perturbation's network and of the critics
+    vae_hidden: Count = 128  # width of the VAE's two hidden layers
+    beta: NonNegative = 0.5  # weight of the VAE's KL term
+    phi: NonNegative = 0.05  # Φ, largest change of a proposed action in each dimension
+    critics: Count = 1  # networks in each half of each critic
+    samples: Count = 4  # proposed actions for each next observation
+    mixture: PositiveShare = 0.75  # λ of `mixed_maximum`, the weight of the smaller half
     pid: tuple[float, float, float] = (0.1, 0.003, 0.001)  # gains of the multiplier: proportional, integral, derivative
-    actor_learning_rate: float = 1e-3
-    critic_learning_rate: float = 1e-3
-    vae_learning_rate: float = 1e-3
+    actor_learning_rate: Positive = 1e-3
+    critic_learning_rate: Positive = 1e-3
+    vae_learning_rate: Positive = 1e-3
 
     published: ClassVar = dict(batch_size=512, hidden=(256, 256), vae_hidden=400, critics=2, samples=10)
 
@@ -61,10 +61,10 @@ class Perturbation(nn.Module):
 class Perturbed(BaselinePolicy):
     """Takes an action from the VAE and perturbs it. After `start(seed)` the codes are drawn from that seed."""
 
-    def __init__(self, obs_dim: int, act_dim: int, config: BCQLagConfig):
-        super().__init__()
-        self.vae = VAE(obs_dim, act_dim, config.vae_hidden)
-        self.perturbation = Perturbation(obs_dim, act_dim, config.hidden, config.phi)
+    def __init__(self, obs_dim: int, act_dim: int, *, hidden: Sequence[int], vae_hidden: int, phi: float):
+        super().__init__(obs_dim=obs_dim, act_dim=act_dim, hidden=list(hidden), vae_hidden=vae_hidden, phi=phi)
+        self.vae = VAE(obs_dim, act_dim, vae_hidden)
+        self.perturbation = Perturbation(obs_dim, act_dim, hidden, phi)
         self.generator: torch.Generator | None = None
 
     def start(self, seed: int) -> None:
@@ -82,14 +82,11 @@ class BCQLag(LagrangianLearner):
     policy: Perturbed
 
     def build(self, data: Trajectories) -> None:
-        self.policy = self.make_policy(self.config, *self.dims)
+        config = self.config
+        self.policy = Perturbed(*self.dims, hidden=config.hidden, vae_hidden=config.vae_hidden, phi=config.phi)
         self.build_critics(self.policy.vae)
         self.perturbation_target = target_of(self.policy.perturbation)
         self.optimizers["policy"] = adam(self.policy.perturbation.parameters(), self.config.actor_learning_rate)
-
-    @staticmethod
-    def make_policy(config: BCQLagConfig, obs_dim: int, act_dim: int) -> Perturbed:
-        return Perturbed(obs_dim, act_dim, config)
 
     def update(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         vae, perturbation = self.policy.vae, self.policy.perturbation
@@ -110,6 +107,6 @@ class BCQLag(LagrangianLearner):
         return metrics | {"policy_loss": policy_loss} | of_policy
 
 
-def bcq_lag(data: Trajectories, config: BCQLagConfig | Sequence[BCQLagConfig], **options):
-    """Train BCQ-Lag: takes what `trac.train` takes, `capture`, `label` and `algorithm` excepted, with its config."""
-    return train(BCQLag, data, config, **options)
+def bcq_lag(data: Trajectories, config: BCQLagConfig | Sequence[BCQLagConfig], **options: Any) -> Any:
+    """Train BCQ-Lag: takes what `trac.train` takes, `capture` excepted, with its config."""
+    return train_offline(BCQLag, data, config, **options)

@@ -11,48 +11,42 @@ width, with two networks. The discrepancy is between actions before tanh, as in 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from trac.baselines.lagrangian import LagrangianLearner
-from trac.baselines.learner import BaselineConfig
 from trac.baselines.losses import adam, descend, soft_update, target_of
 from trac.baselines.networks import VAE, SquashedGaussian
-from trac.baselines.training import train
-from trac.config import ConfigError
-from trac.trajectories import Trajectories
+from trac.baselines.offline import OfflineConfig, train_offline
+from trac.config import Count, NonNegative, Positive, PositiveShare, Widths
+from trac.data.trajectories import Trajectories
 
 
 @dataclass(frozen=True)
-class BEARLagConfig(BaselineConfig):
+class BEARLagConfig(OfflineConfig):
     """Settings of BEAR-Lag. Source of the published values: OSRL, examples/configs/bearl_configs.py."""
 
-    gamma: float = 0.99  # discount
-    tau: float = 0.005  # share of the new weights in a target network's update
-    hidden: tuple[int, ...] = (128, 128)  # widths of actor and critics
-    vae_hidden: int = 128  # width of the VAE's two hidden layers
-    beta: float = 0.5  # weight of the VAE's KL term
-    critics: int = 1  # networks in each half of each critic
-    samples: int = 4  # actions for each next observation
-    mixture: float = 0.75  # λ of `mixed_maximum`, the weight of the smaller half
-    kernel: str = "gaussian"  # of the discrepancy; or "laplacian"
-    mmd_sigma: float = 50.0  # the kernel's width
-    mmd_limit: float = 0.05  # ε, allowed discrepancy
-    mmd_samples: int = 4  # actions for each observation on both sides of the discrepancy
+    gamma: PositiveShare = 0.99  # discount
+    tau: PositiveShare = 0.005  # share of the new weights in a target network's update
+    hidden: Widths = (128, 128)  # widths of actor and critics
+    vae_hidden: Count = 128  # width of the VAE's two hidden layers
+    beta: NonNegative = 0.5  # weight of the VAE's KL term
+    critics: Count = 1  # networks in each half of each critic
+    samples: Count = 4  # actions for each next observation
+    mixture: PositiveShare = 0.75  # λ of `mixed_maximum`, the weight of the smaller half
+    kernel: Literal["gaussian", "laplacian"] = "gaussian"  # of the discrepancy
+    mmd_sigma: NonNegative = 50.0  # the kernel's width
+    mmd_limit: NonNegative = 0.05  # ε, allowed discrepancy
+    mmd_samples: Count = 4  # actions for each observation on both sides of the discrepancy
     pid: tuple[float, float, float] = (0.1, 0.003, 0.001)  # gains of the multiplier: proportional, integral, derivative
-    actor_learning_rate: float = 1e-3
-    critic_learning_rate: float = 1e-3
-    vae_learning_rate: float = 1e-3
-    alpha_learning_rate: float = 1e-3  # of log α, the discrepancy's multiplier
+    actor_learning_rate: Positive = 1e-3
+    critic_learning_rate: Positive = 1e-3
+    vae_learning_rate: Positive = 1e-3
+    alpha_learning_rate: Positive = 1e-3  # of log α, the discrepancy's multiplier
 
     published: ClassVar = dict(batch_size=512, hidden=(256, 256), vae_hidden=400, critics=2, samples=10, mmd_samples=10)
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.kernel not in ("gaussian", "laplacian"):
-            raise ConfigError(f"kernel={self.kernel!r} must be one of ('gaussian', 'laplacian').")
 
 
 def discrepancy(first: Tensor, second: Tensor, sigma: float, kernel: str) -> Tensor:
@@ -85,17 +79,13 @@ class BEARLag(LagrangianLearner):
 
     def build(self, data: Trajectories) -> None:
         config, (obs_dim, act_dim) = self.config, self.dims
-        self.policy = self.make_policy(config, obs_dim, act_dim)
+        self.policy = SquashedGaussian(obs_dim, act_dim, config.hidden)
         self.vae = VAE(obs_dim, act_dim, config.vae_hidden)
         self.log_alpha: Tensor
         self.register_buffer("log_alpha", torch.zeros(()))
         self.build_critics(self.vae)
         self.policy_target = target_of(self.policy)
         self.optimizers["policy"] = adam(self.policy.parameters(), config.actor_learning_rate)
-
-    @staticmethod
-    def make_policy(config: BEARLagConfig, obs_dim: int, act_dim: int) -> SquashedGaussian:
-        return SquashedGaussian(obs_dim, act_dim, config.hidden)
 
     def update(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         config, s = self.config, batch["observations"]
@@ -123,6 +113,6 @@ class BEARLag(LagrangianLearner):
         return metrics | {"policy_loss": policy_loss, "mmd": mmd, "alpha": alpha} | of_policy
 
 
-def bear_lag(data: Trajectories, config: BEARLagConfig | Sequence[BEARLagConfig], **options):
-    """Train BEAR-Lag: takes what `trac.train` takes, `capture`, `label` and `algorithm` excepted, with its config."""
-    return train(BEARLag, data, config, **options)
+def bear_lag(data: Trajectories, config: BEARLagConfig | Sequence[BEARLagConfig], **options: Any) -> Any:
+    """Train BEAR-Lag: takes what `trac.train` takes, `capture` excepted, with its config."""
+    return train_offline(BEARLag, data, config, **options)

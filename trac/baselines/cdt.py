@@ -13,19 +13,18 @@ has the other methods' bounds, where OSRL's has none.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trac.baselines.learner import BaselineConfig, Learner
 from trac.baselines.losses import adam, descend
-from trac.baselines.training import train
+from trac.baselines.offline import OfflineConfig, OfflineLearner, train_offline
 from trac.baselines.transformer import DecisionTransformer
-from trac.config import ConfigError
-from trac.trajectories import Trajectories
+from trac.config import ConfigError, Count, CountOrZero, Dropout, Finite, NonNegative, Positive
+from trac.data.trajectories import Trajectories
 
 AUGMENT = 2  # what a random number is for; see `trac.baselines.learner`
 
@@ -44,42 +43,40 @@ _PUBLISHED: dict[str, tuple[dict[float, float], int, float, float]] = {
 
 
 @dataclass(frozen=True)
-class CDTConfig(BaselineConfig):
+class CDTConfig(OfflineConfig):
     """Settings of CDT.
 
     Source of the published values: OSRL, examples/configs/cdt_configs.py; of `sampling_cost`, its
     examples/train/train_cdt.py.
     """
 
-    batch_size: int = 64  # windows per update
-    target_return: float | None = None  # return to ask for; None: the best of the data's episodes within the limit
-    context: int = 10  # steps that the policy sees, the present one included
-    width: int = 64  # of the embeddings
-    layers: int = 2
-    heads: int = 4  # of the attention in each layer
-    dropout: float = 0.0  # of embeddings, attention and residuals
-    learning_rate: float = 5e-4  # AdamW
-    weight_decay: float = 1e-4
-    clip: float = 0.25  # largest norm of the gradient
-    warmup_steps: int = 200  # updates of linear warm-up
-    cost_weight: float = 0.02  # of the loss that predicts whether a step costs
-    temperature: float = 0.1  # of the entropy bonus at first
-    sampling_cost: float = 70.0  # episodes are drawn with probability proportional to this minus their cost
-    augment: float = 0.2  # made-up pairs of return and cost, over the number of episodes
-    degree: int = 2  # of the polynomial for the frontier of return over cost
-    ceiling: float | None = None  # largest return of a made-up pair; None: the data's largest
-    decrease: float = 200.0  # an episode that stands in for another may have so much less return
+    batch_size: Count = 64  # windows per update
+    target_return: Finite | None = None  # return to ask for; None: the best of the data's episodes within the limit
+    context: Count = 10  # steps that the policy sees, the present one included
+    width: Count = 64  # of the embeddings
+    layers: Count = 2
+    heads: Count = 4  # of the attention in each layer
+    dropout: Dropout = 0.0  # of embeddings, attention and residuals
+    learning_rate: Positive = 5e-4  # AdamW
+    weight_decay: NonNegative = 1e-4
+    clip: NonNegative = 0.25  # largest norm of the gradient
+    warmup_steps: CountOrZero = 200  # updates of linear warm-up
+    cost_weight: NonNegative = 0.02  # of the loss that predicts whether a step costs
+    temperature: Positive = 0.1  # of the entropy bonus at first
+    sampling_cost: NonNegative = 70.0  # episodes are drawn with probability proportional to this minus their cost
+    augment: NonNegative = 0.2  # made-up pairs of return and cost, over the number of episodes
+    degree: CountOrZero = 2  # of the polynomial for the frontier of return over cost
+    ceiling: Finite | None = None  # largest return of a made-up pair; None: the data's largest
+    decrease: NonNegative = 200.0  # an episode that stands in for another may have so much less return
 
     published: ClassVar = dict(
         batch_size=2048, width=128, layers=3, heads=8, dropout=0.1, learning_rate=1e-4, warmup_steps=500
     )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if self.width % self.heads:
             raise ConfigError(f"width={self.width} must be a multiple of heads={self.heads}.")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"dropout={self.dropout} must lie in [0, 1).")
 
     @classmethod
     def osrl(cls, task: str, cost_limit: float, seed: int = 0) -> Self:
@@ -153,7 +150,7 @@ def made_up(
     return np.array(chosen, dtype=np.int64), asked_returns, asked_costs
 
 
-class CDT(Learner):
+class CDT(OfflineLearner):
     """One run of CDT."""
 
     algorithm = "cdt"
@@ -162,8 +159,8 @@ class CDT(Learner):
 
     def build(self, data: Trajectories) -> None:
         config = self.config
-        self.dims = (*self.dims, self.horizon)
-        self.policy = self.make_policy(config, *self.dims)
+        shape = {name: getattr(config, name) for name in ("width", "layers", "heads", "dropout", "context")}
+        self.policy = DecisionTransformer(*self.dims, self.horizon, reward_scale=config.reward_scale, **shape)
         within = data.episode_costs <= config.cost_limit
         if config.target_return is None and not within.any():
             raise ConfigError(
@@ -209,12 +206,6 @@ class CDT(Learner):
         for name, values in (("returns", data.rewards * np.float32(config.reward_scale)), ("to_pay", data.costs)):
             self.data[name] = torch.as_tensor(to_go(values, data.starts, data.lengths), device=self.device)
 
-    @staticmethod
-    def make_policy(  # type: ignore[override]
-        config: CDTConfig, obs_dim: int, act_dim: int, horizon: int
-    ) -> DecisionTransformer:
-        return DecisionTransformer(obs_dim, act_dim, horizon, config)
-
     def batch(self) -> dict[str, Tensor]:
         """Windows of `context` steps from a random start on; `mask` is 0 beyond the end of the episode."""
         which = torch.multinomial(self.episodes["chance"], self.config.batch_size, replacement=True)
@@ -247,6 +238,6 @@ class CDT(Learner):
         return losses | {"cost_accuracy": accuracy, "temperature": temperature}
 
 
-def cdt(data: Trajectories, config: CDTConfig | Sequence[CDTConfig], **options):
-    """Train CDT: takes what `trac.train` takes, `capture`, `label` and `algorithm` excepted, with its own config."""
-    return train(CDT, data, config, **options)
+def cdt(data: Trajectories, config: CDTConfig | Sequence[CDTConfig], **options: Any) -> Any:
+    """Train CDT: takes what `trac.train` takes, `capture` excepted, with its own config."""
+    return train_offline(CDT, data, config, **options)

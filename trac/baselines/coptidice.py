@@ -19,36 +19,36 @@ gradient has it.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
-from trac.baselines.learner import BaselineConfig, Learner
 from trac.baselines.losses import adam, descend
 from trac.baselines.networks import Ensemble, SquashedGaussian
-from trac.baselines.training import train
-from trac.config import ConfigError
-from trac.trajectories import Trajectories
+from trac.baselines.offline import OfflineConfig, OfflineLearner, train_offline
+from trac.config import Count, NonNegative, Positive, Widths
+from trac.data.trajectories import Trajectories
 
 LARGEST = 1 - 1e-3  # an action is clipped to ± this before atanh
 
 
 @dataclass(frozen=True)
-class COptiDICEConfig(BaselineConfig):
+class COptiDICEConfig(OfflineConfig):
     """Settings of COptiDICE. Source of the published values: OSRL, examples/configs/coptidice_configs.py."""
 
-    gamma: float = 0.99  # discount, below 1
-    hidden: tuple[int, ...] = (128, 128)  # widths of actor, ν and χ
-    critics: int = 2  # networks of ν and of χ, of which the smallest value counts
-    alpha: float = 0.5  # weight of the divergence from the data
-    cost_epsilon: float = 0.01  # KL within which the cost's upper bound is taken; 0: no bound, the estimate itself
+    gamma: Annotated[float, Field(gt=0, lt=1)] = 0.99  # discount
+    hidden: Widths = (128, 128)  # widths of actor, ν and χ
+    critics: Count = 2  # networks of ν and of χ, of which the smallest value counts
+    alpha: Positive = 0.5  # weight of the divergence from the data
+    cost_epsilon: NonNegative = 0.01  # KL within which the cost's upper bound is taken; 0: no bound
     normalized_limit: bool = True  # False: OSRL's wider limit
-    noise: float = 0.1  # of observations and actions in the cloning, in their standard deviations
-    actor_learning_rate: float = 1e-3
-    critic_learning_rate: float = 1e-3
-    scalar_learning_rate: float = 1e-3  # of λ and of the bound's temperature
+    noise: NonNegative = 0.1  # of observations and actions in the cloning, in their standard deviations
+    actor_learning_rate: Positive = 1e-3
+    critic_learning_rate: Positive = 1e-3
+    scalar_learning_rate: Positive = 1e-3  # of λ and of the bound's temperature
 
     published: ClassVar = dict(
         batch_size=512,
@@ -58,11 +58,6 @@ class COptiDICEConfig(BaselineConfig):
         critic_learning_rate=1e-4,
         scalar_learning_rate=1e-4,
     )
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.gamma == 1 or self.alpha == 0:
-            raise ConfigError(f"gamma={self.gamma} must be below 1, and alpha={self.alpha} above 0.")
 
 
 def divergence(w: Tensor) -> Tensor:
@@ -93,7 +88,7 @@ def dual_loss(e: Tensor, nu_first: Tensor, alpha: float, gamma: float) -> Tensor
     return (1 - gamma) * nu_first.mean() + (w * e - alpha * divergence(w)).mean()
 
 
-class COptiDICE(Learner):
+class COptiDICE(OfflineLearner):
     """One run of COptiDICE."""
 
     algorithm = "coptidice"
@@ -102,7 +97,7 @@ class COptiDICE(Learner):
 
     def build(self, data: Trajectories) -> None:
         config, (obs_dim, act_dim) = self.config, self.dims
-        self.policy = self.make_policy(config, obs_dim, act_dim)
+        self.policy = SquashedGaussian(obs_dim, act_dim, config.hidden)
         self.nu = Ensemble(config.critics, [obs_dim, *config.hidden])
         self.chi = Ensemble(config.critics, [obs_dim, *config.hidden])
         self.multiplier, self.temperature = (
@@ -120,10 +115,6 @@ class COptiDICE(Learner):
         }
         self.first = len(data.starts) / len(data)  # share of transitions that begin an episode
         self.spread = {name: config.noise * self.data[name].std(0) for name in ("observations", "actions")}
-
-    @staticmethod
-    def make_policy(config: COptiDICEConfig, obs_dim: int, act_dim: int) -> SquashedGaussian:
-        return SquashedGaussian(obs_dim, act_dim, config.hidden)
 
     def limit(self) -> float:
         return super().limit() * (1 - self.config.gamma if self.config.normalized_limit else 1)
@@ -169,6 +160,6 @@ class COptiDICE(Learner):
         return (weights * w * batch["costs"]).mean(), {"chi_loss": chi_loss, "kl": kl, "temperature": temperature}
 
 
-def coptidice(data: Trajectories, config: COptiDICEConfig | Sequence[COptiDICEConfig], **options):
-    """Train COptiDICE: takes what `trac.train` takes, `capture`, `label` and `algorithm` excepted, with its config."""
-    return train(COptiDICE, data, config, **options)
+def coptidice(data: Trajectories, config: COptiDICEConfig | Sequence[COptiDICEConfig], **options: Any) -> Any:
+    """Train COptiDICE: takes what `trac.train` takes, `capture` excepted, with its config."""
+    return train_offline(COptiDICE, data, config, **options)

@@ -16,36 +16,36 @@ within the limit, and `frozen`, the share of the updates without any.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from trac.baselines.learner import BaselineConfig, Learner
 from trac.baselines.losses import adam, bellman_target, critic_loss, descend, soft_update, target_of
 from trac.baselines.networks import VAE, Ensemble, SquashedGaussian, kl_to_standard_normal
-from trac.baselines.training import train
-from trac.trajectories import Trajectories
+from trac.baselines.offline import OfflineConfig, OfflineLearner, train_offline
+from trac.config import Count, NonNegative, Positive, PositiveShare, Widths
+from trac.data.trajectories import Trajectories
 
 
 @dataclass(frozen=True)
-class CPQConfig(BaselineConfig):
+class CPQConfig(OfflineConfig):
     """Settings of CPQ. Source of the published values: OSRL, examples/configs/cpq_configs.py."""
 
-    gamma: float = 0.99  # discount
-    tau: float = 0.005  # share of the new weights in a target network's update
-    hidden: tuple[int, ...] = (128, 128)  # widths of actor and critics
-    vae_hidden: int = 128  # width of the VAE's two hidden layers
-    beta: float = 0.5  # weight of the VAE's KL term
-    critics: int = 2  # networks of each critic, of which the smallest value counts
-    samples: int = 4  # actions of the policy for each observation in the penalty
-    unseen: float = 0.25  # share of those that counts as unseen: the highest KL
-    margin: float = 1.5  # unseen actions shall cost this times the limit
+    gamma: PositiveShare = 0.99  # discount
+    tau: PositiveShare = 0.005  # share of the new weights in a target network's update
+    hidden: Widths = (128, 128)  # widths of actor and critics
+    vae_hidden: Count = 128  # width of the VAE's two hidden layers
+    beta: NonNegative = 0.5  # weight of the VAE's KL term
+    critics: Count = 2  # networks of each critic, of which the smallest value counts
+    samples: Count = 4  # actions of the policy for each observation in the penalty
+    unseen: PositiveShare = 0.25  # share of those that counts as unseen: the highest KL
+    margin: NonNegative = 1.5  # unseen actions shall cost this times the limit
     penalty: bool = True  # False: no gradient of the penalty
-    actor_learning_rate: float = 1e-4
-    critic_learning_rate: float = 1e-3
-    vae_learning_rate: float = 1e-3
-    alpha_learning_rate: float = 1e-4  # of log α, the penalty's multiplier
+    actor_learning_rate: Positive = 1e-4
+    critic_learning_rate: Positive = 1e-3
+    vae_learning_rate: Positive = 1e-3
+    alpha_learning_rate: Positive = 1e-4  # of log α, the penalty's multiplier
 
     published: ClassVar = dict(batch_size=512, hidden=(256, 256), vae_hidden=400, samples=10, penalty=False)
 
@@ -61,7 +61,7 @@ def unseen_cost(cost: Tensor, kl: Tensor, share: float) -> Tensor:
     return (cost * unseen).sum() / unseen.sum()
 
 
-class CPQ(Learner):
+class CPQ(OfflineLearner):
     """One run of CPQ."""
 
     algorithm = "cpq"
@@ -71,7 +71,7 @@ class CPQ(Learner):
     def build(self, data: Trajectories) -> None:
         config, (obs_dim, act_dim) = self.config, self.dims
         sizes = [obs_dim + act_dim, *config.hidden]
-        self.policy = self.make_policy(config, obs_dim, act_dim)
+        self.policy = SquashedGaussian(obs_dim, act_dim, config.hidden)
         self.critic, self.cost_critic = Ensemble(config.critics, sizes), Ensemble(config.critics, sizes)
         self.vae = VAE(obs_dim, act_dim, config.vae_hidden)
         self.log_alpha: Tensor
@@ -84,10 +84,6 @@ class CPQ(Learner):
             "cost_critic": adam(self.cost_critic.parameters(), config.critic_learning_rate),
             "vae": adam(self.vae.parameters(), config.vae_learning_rate),
         }
-
-    @staticmethod
-    def make_policy(config: CPQConfig, obs_dim: int, act_dim: int) -> SquashedGaussian:
-        return SquashedGaussian(obs_dim, act_dim, config.hidden)
 
     def update(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         config, limit, optimizers = self.config, self.limit(), self.optimizers
@@ -136,6 +132,6 @@ class CPQ(Learner):
         return unseen_cost(cost, kl, self.config.unseen)
 
 
-def cpq(data: Trajectories, config: CPQConfig | Sequence[CPQConfig], **options):
-    """Train CPQ: takes what `trac.train` takes, `capture`, `label` and `algorithm` excepted, with its own config."""
-    return train(CPQ, data, config, **options)
+def cpq(data: Trajectories, config: CPQConfig | Sequence[CPQConfig], **options: Any) -> Any:
+    """Train CPQ: takes what `trac.train` takes, `capture` excepted, with its own config."""
+    return train_offline(CPQ, data, config, **options)

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from trac.baselines.learner import Learner
 from trac.baselines.losses import adam, bellman_target, critic_loss, descend, soft_update, target_of
 from trac.baselines.networks import VAE, Ensemble
+from trac.baselines.offline import OfflineLearner
 
 
 class PID(nn.Module):
@@ -56,7 +56,7 @@ def mixed_maximum(values: Tensor, samples: int, mixture: float) -> Tensor:
     return mixed.view(-1, samples).amax(1)
 
 
-class LagrangianLearner(Learner):
+class LagrangianLearner(OfflineLearner):
     """What BCQ-Lag and BEAR-Lag share: critics of two halves, the VAE's loss, and the multiplier of the cost."""
 
     def build_critics(self, vae: VAE) -> None:

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,10 +45,11 @@ class Ensemble(nn.Module):
 
 
 class BaselinePolicy(nn.Module):
-    """A policy of a baseline: `act()`, and its parameters by name for `Run.save`."""
+    """A policy of a baseline, with the arguments that make it in `settings`, as in `trac.policy.Policy`."""
 
-    def named(self) -> dict[str, Tensor]:
-        return {name: value.contiguous() for name, value in self.state_dict().items()}
+    def __init__(self, **settings: Any):
+        super().__init__()
+        self.settings = settings
 
     def actions(self, observations: Tensor) -> Tensor:
         """(B, obs_dim) -> (B, act_dim)."""
@@ -65,7 +67,7 @@ class SquashedGaussian(BaselinePolicy):
     """tanh of a Gaussian whose mean and standard deviation depend on the observation; acts by the mean."""
 
     def __init__(self, obs_dim: int, act_dim: int, hidden: Sequence[int]):
-        super().__init__()
+        super().__init__(obs_dim=obs_dim, act_dim=act_dim, hidden=list(hidden))
         self.body = mlp([obs_dim, *hidden, 2 * act_dim])
 
     def forward(self, observations: Tensor) -> Normal:

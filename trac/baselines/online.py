@@ -1,28 +1,30 @@
-"""What the online baselines share: settings, the cost's multiplier, and the loop that moves it.
+"""What the online baselines share: settings, the cost's multiplier, and the learner that moves it.
 
 Stable-Baselines3's learner sees the reward r - λ c. The multiplier λ follows the cost of the episodes that it makes.
 """
 
-import time
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
-import pandas as pd
 import torch
+from pydantic import Field
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from trac import envs
 from trac.baselines.networks import BaselinePolicy, mlp
 from trac.baselines.recorder import Recorder
-from trac.config import ConfigError, Settings
-from trac.evaluate import SCORES, MakeEnv, evaluate, rank
-from trac.runs import Run, made_by
-from trac.simulators import numpy_state
-from trac.tasks import TASKS
+from trac.config import ConfigError, Count, CountOrZero, NonNegative, Positive, Settings, Widths
+from trac.core.fit import fit
+from trac.core.run import Run
+from trac.data.tasks import TASKS
+from trac.envs.randomness import numpy_state
+from trac.evaluate import MakeEnv
 
 
 @dataclass(frozen=True)
@@ -34,30 +36,24 @@ class OnlineConfig(Settings):
     """
 
     task: str = "BallCircle"  # name in trac.TASKS, or of a task of your own
-    cost_limit: float = 20.0  # l [cost per episode]
-    seed: int = 0
-    steps: int = 100_000  # of the simulator; a multiple of `every`
-    every: int = 2_000  # simulator steps between updates of the multiplier
-    hidden: tuple[int, ...] = (128, 128)  # widths of actor and critics
-    reward_scale: float = 0.1  # the learner sees scale * (r - λ c)
-    integral_gain: float = 0.02  # change of λ for each unit of an episode's cost over the limit
-    proportional_gain: float = 0.05  # λ on top of the integral for each unit of cost over the limit
-    initial_multiplier: float = 0.0  # λ before the first episode
-    max_multiplier: float = 50.0  # λ stays in [0, max]
-    eval_every: int = 0  # simulator steps between evaluations, a multiple of `every`; 0: only at the end
-    eval_episodes: int = 20  # per evaluation; 0: never evaluate
+    cost_limit: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 20.0  # l [cost per episode]
+    seed: CountOrZero = 0
+    steps: Count = 100_000  # of the simulator; a multiple of `every`
+    every: Count = 2_000  # simulator steps between updates of the multiplier
+    hidden: Widths = (128, 128)  # widths of actor and critics
+    reward_scale: Positive = 0.1  # the learner sees scale * (r - λ c)
+    integral_gain: NonNegative = 0.02  # change of λ for each unit of an episode's cost over the limit
+    proportional_gain: NonNegative = 0.05  # λ on top of the integral for each unit of cost over the limit
+    initial_multiplier: NonNegative = 0.0  # λ before the first episode
+    max_multiplier: NonNegative = 50.0  # λ stays in [0, max]
+    eval_every: CountOrZero = 0  # simulator steps between evaluations, a multiple of `every`; 0: only at the end
+    eval_episodes: CountOrZero = 20  # per evaluation; 0: never evaluate
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.cost_limit < float("inf"):
-            raise ConfigError(f"cost_limit={self.cost_limit} must be 0 or more and finite.")
-        if self.every < 1 or self.steps < 1 or self.steps % self.every:
-            raise ConfigError(f"steps={self.steps} must be a multiple of every={self.every}, and both at least 1.")
-        if self.eval_every % self.every:
-            raise ConfigError(f"eval_every={self.eval_every} must be a multiple of every={self.every}, or 0.")
-        for name in ("integral_gain", "proportional_gain", "initial_multiplier", "eval_every", "eval_episodes"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"{name}={getattr(self, name)} must be 0 or more.")
+        for name in ("steps", "eval_every"):
+            if getattr(self, name) % self.every:
+                raise ConfigError(f"{name}={getattr(self, name)} must be a multiple of every={self.every}.")
         if not self.max_multiplier >= self.initial_multiplier:
             raise ConfigError(
                 f"max_multiplier={self.max_multiplier} must be at least initial_multiplier={self.initial_multiplier}."
@@ -81,7 +77,7 @@ class Multiplier:
         return float(np.clip(self.integral + proportional_gain * excess, 0, self.largest))
 
 
-def stable_baselines3():
+def stable_baselines3() -> ModuleType:
     """The package; an ImportError that has the command to install it, where it is missing."""
     try:
         import stable_baselines3
@@ -97,31 +93,39 @@ class MeanPolicy(BaselinePolicy):
     """tanh of a multilayer perceptron: the mean action of what was learned."""
 
     def __init__(self, obs_dim: int, act_dim: int, hidden: Sequence[int]):
-        super().__init__()
+        super().__init__(obs_dim=obs_dim, act_dim=act_dim, hidden=list(hidden))
         self.body = mlp([obs_dim, *hidden, act_dim])
 
     def actions(self, observations: Tensor) -> Tensor:
         return torch.tanh(self.body(observations))
 
 
-class Online:
-    """One run of an online baseline. A subclass makes Stable-Baselines3's model.
+class OnlineLearner:
+    """One run of an online baseline; see `trac.core.fit.Learner`. A subclass makes Stable-Baselines3's model.
+
+    Its steps are the simulator's. The simulator's state cannot be saved, so that `state` is empty.
 
     Attributes:
         env: what the model acts in.
         model: see `build`.
-        best: the policy of the best evaluation, see `trac.evaluate.rank`; None without `eval_every`.
     """
 
     algorithm: ClassVar[str]
     Config: ClassVar[type[OnlineConfig]]
 
-    def __init__(self, config: Any, env: Recorder, device: str, start: Any):
-        self.config, self.env = config, env
-        self.best: MeanPolicy | None = None
-        self.model = self.build(device, start)
+    def __init__(self, config: Any, env: Recorder, device: str | torch.device, start: Any):
+        self.config, self.configs, self.env, self.device = config, [config], env, torch.device(device)
+        self.steps, self.failed = range(config.every, config.steps + 1, config.every), [0]
+        self.state: dict[str, Tensor] = {}
+        self.model = self.build(start)
+        self.multiplier = Multiplier(
+            config.integral_gain, config.proportional_gain, config.max_multiplier, config.initial_multiplier
+        )
+        env.multiplier = self.multiplier.integral
+        self.before = self.seen = len(env.episodes)  # those of offline data
+        self.multiplier_moved()
 
-    def build(self, device: str, start: Any) -> Any:
+    def build(self, start: Any) -> Any:
         """The model, with what the run starts from, if anything."""
         raise NotImplementedError
 
@@ -129,71 +133,56 @@ class Online:
         """The layers from an observation to the mean action before tanh."""
         raise NotImplementedError
 
-    def repriced(self) -> None:
+    def multiplier_moved(self) -> None:
         """Called whenever the multiplier has moved."""
 
-    @staticmethod
-    def make_policy(config: Any, obs_dim: int, act_dim: int) -> MeanPolicy:
-        return MeanPolicy(obs_dim, act_dim, config.hidden)
+    def advance(self, step: int) -> None:
+        """Learn for `every` simulator steps, up to this one."""
+        self.model.learn(self.config.every, reset_num_timesteps=False)
 
-    def policy(self) -> MeanPolicy:
+    def read(self, step: int) -> list[dict[str, Any]]:
+        """Move the multiplier after the episodes since the row before; see `train_online` for the row."""
+        env = self.env
+        new, self.seen = env.episodes[self.seen :], len(env.episodes)
+        row = {"episodes": self.seen - self.before, "noisy_return": np.nan, "noisy_cost": np.nan}
+        if new:
+            row["noisy_return"], row["noisy_cost"] = (
+                float(np.mean([episode[key].sum() for episode in new])) for key in ("rewards", "costs")
+            )
+            env.multiplier = self.multiplier(row["noisy_cost"] - self.config.cost_limit)
+            self.multiplier_moved()
+        return [row | {"multiplier": env.multiplier, "cumulative_cost": env.cumulative_cost}]
+
+    def policies(self) -> list[MeanPolicy]:
         """The mean action as a policy of its own, on the CPU."""
         spaces: Any = (self.env.observation_space, self.env.action_space)
-        with torch.random.fork_rng(
-            devices=[]
-        ):  # weights that are overwritten shall not cost the learner random numbers
-            policy = self.make_policy(self.config, *(space.shape[0] for space in spaces))
+        # Weights that are overwritten shall not cost the learner random numbers.
+        with torch.random.fork_rng(devices=[]):
+            policy = MeanPolicy(*(space.shape[0] for space in spaces), self.config.hidden)
         mine = [layer for layer in policy.body if isinstance(layer, nn.Linear)]
         for ours, layer in zip(mine, self.actor(), strict=True):
             ours.load_state_dict(layer.state_dict())
-        return policy.requires_grad_(False)
+        return [policy.requires_grad_(False)]
 
-    def learn(self, progress: bool, evaluated: Callable[[MeanPolicy], dict[str, float]]) -> pd.DataFrame:
-        """All simulator steps; see `train_online` for the table. `evaluated` gives the scores of a policy."""
-        config, env, rows = self.config, self.env, []
-        multiplier = Multiplier(
-            config.integral_gain, config.proportional_gain, config.max_multiplier, config.initial_multiplier
-        )
-        env.multiplier = multiplier.integral
-        before = seen = len(env.episodes)
-        best = [-np.inf, -np.inf]
-        self.repriced()
-        with tqdm(total=config.steps, disable=not progress, desc=config.task, mininterval=1.0) as bar:
-            for step in range(config.every, config.steps + 1, config.every):
-                self.model.learn(config.every, reset_num_timesteps=False)
-                new, seen = env.episodes[seen:], len(env.episodes)
-                row = {"step": step, "episodes": seen - before, "noisy_return": np.nan, "noisy_cost": np.nan}
-                if new:
-                    row["noisy_return"], row["noisy_cost"] = (
-                        float(np.mean([episode[key].sum() for episode in new])) for key in ("rewards", "costs")
-                    )
-                    env.multiplier = multiplier(row["noisy_cost"] - config.cost_limit)
-                    self.repriced()
-                row |= {"multiplier": env.multiplier, "paid": env.paid}
-                if config.eval_episodes and (
-                    step == config.steps or (config.eval_every and step % config.eval_every == 0)
-                ):
-                    policy = self.policy()
-                    scores = evaluated(policy)
-                    row |= scores
-                    if config.eval_every and rank(scores, config.cost_limit) > best:
-                        best, self.best = rank(scores, config.cost_limit), policy
-                rows.append(row)
-                bar.update(config.every)
-        return pd.DataFrame(rows)
+    def references(self, step: int) -> list[None]:
+        """None: there is no reference policy."""
+        return [None]
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """There is none."""
 
 
 def train_online(
-    method: type[Online],
+    method: type[OnlineLearner],
     config: Any,
     *,
     env: MakeEnv | None = None,
     reward_range: tuple[float, float] | None = None,
-    device: str = "cpu",
-    out=None,
+    device: str | torch.device = "cpu",
+    out: str | os.PathLike[str] | None = None,
     progress: bool = True,
     start: Any = None,
-):
+) -> Run | list[Run]:
     """Learn in the simulator, one run after the other where a list of configs is given.
 
     The simulator's state cannot be saved, so that there are no checkpoints to go on from.
@@ -210,60 +199,39 @@ def train_online(
     Returns:
         A Run, or a list of Runs. Its policy acts by the mean; its history has a row for each update of the multiplier:
         step [simulator steps]; episodes, their number so far; noisy_return and noisy_cost, the means of the learner's
-        episodes since the row before (NaN where none was finished); the multiplier λ from here on; paid, the cost of
-        all steps so far; evaluation columns where there was one. Its steps are not counted and its costs not paid.
+        episodes since the row before (NaN where none was finished); the multiplier λ from here on; cumulative_cost,
+        the cost of all steps so far; evaluation columns where there was one, whose own steps and costs are in neither.
 
     Raises:
         ConfigError: a config is of another method, or a task of your own is to be evaluated without `reward_range`.
         ImportError: Stable-Baselines3 is not installed.
         MissingSimulator: the task's simulator is not installed.
     """
-    if not isinstance(config, Settings):
-        where = [None if out is None else f"{out}/{i:03d}" for i in range(len(config))]
-        options: dict[str, Any] = dict(
-            env=env, reward_range=reward_range, device=device, progress=progress, start=start
-        )
-        return [train_online(method, c, out=folder, **options) for c, folder in zip(config, where, strict=True)]
-    if not isinstance(config, method.Config):
-        raise ConfigError(
-            f"{method.algorithm} takes a {method.Config.__name__}, and this is a {type(config).__name__}."
-        )
-    if config.eval_episodes and config.task not in TASKS and reward_range is None:
-        raise ConfigError(
-            f"{config.task} is a task of your own: pass reward_range=(lowest, highest) episode return, or let "
-            f"eval_episodes be 0."
-        )
-
-    def evaluated(policy: MeanPolicy) -> dict[str, float]:
-        scores = evaluate(
-            policy,
-            task=config.task,
-            cost_limit=config.cost_limit,
-            episodes=config.eval_episodes,
-            seed=config.seed,
-            workers=1,  # runs may themselves be processes side by side
-            env=env,
-            reward_range=reward_range,
-        )
-        return scores.episodes[[*SCORES, "length"]].mean().to_dict()
-
-    started = time.perf_counter()
-    with _global_generators_as_they_were():
-        simulator = Recorder(env() if env else envs.make(config.task), config.reward_scale)
-        learner = method(config, simulator, device, start)
-        history, policy = learner.learn(progress, evaluated), learner.policy()
-    seconds = time.perf_counter() - started
-    dims = [policy.body[0].in_features, policy.body[-1].out_features]
-    record = made_by(device) | {"algorithm": method.algorithm, "seconds": round(seconds, 2), "dims": dims}
-    record["versions"] |= {"stable-baselines3": stable_baselines3().__version__}
-    run = Run(config, policy=policy, reference=None, best=learner.best, history=history, record=record)
-    if out is not None:
-        run.save(out)
-    return run
+    configs = [config] if isinstance(config, Settings) else list(config)
+    runs: list[Run] = []
+    for c in configs:
+        if not isinstance(c, method.Config):
+            raise ConfigError(f"{c!r} is not a {method.Config.__name__}: pass one, or a list of them.")
+        if c.eval_episodes and c.task not in TASKS and reward_range is None:
+            raise ConfigError(
+                f"{c.task} is a task of your own: pass reward_range=(lowest, highest) episode return, or let "
+                f"eval_episodes be 0."
+            )
+        # Runs may themselves be processes side by side, so that episodes stay in this one.
+        simulator = dict(env=env, reward_range=reward_range, workers=1)
+        with _global_generators_as_they_were():
+            recorder = Recorder(env() if env else envs.make(c.task), c.reward_scale)
+            learner = method(c, recorder, device, start)
+            (run,) = fit([learner], identity={"algorithm": method.algorithm}, progress=progress, simulator=simulator)
+        run.record["versions"]["stable-baselines3"] = stable_baselines3().__version__
+        if out is not None:
+            run.save(out if isinstance(config, Settings) else Path(out) / f"{len(runs):03d}")
+        runs.append(run)
+    return runs[0] if isinstance(config, Settings) else runs
 
 
 @contextmanager
-def _global_generators_as_they_were():
+def _global_generators_as_they_were() -> Iterator[None]:
     # Stable-Baselines3 seeds the global generators, and the simulators draw from NumPy's.
     with torch.random.fork_rng(), numpy_state(np.random.get_state()):
         yield

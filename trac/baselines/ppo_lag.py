@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from trac.baselines.online import Online, OnlineConfig, stable_baselines3, train_online
-from trac.config import ConfigError
+from trac.baselines.online import OnlineConfig, OnlineLearner, stable_baselines3, train_online
+from trac.config import ConfigError, Count, NonNegative, Positive, PositiveShare, Share
 from trac.policy import Policy
 
 
@@ -24,30 +24,30 @@ from trac.policy import Policy
 class PPOLagConfig(OnlineConfig):
     """Settings of PPO-Lagrangian; `every` simulator steps make a batch of episodes."""
 
-    gamma: float = 0.99  # discount per step
-    gae_lambda: float = 0.95  # of the advantage's estimate
-    batch_size: int = 250  # transitions per update; a divisor of `every` (FSRL: 256)
-    epochs: int = 4  # passes over a batch of episodes
-    learning_rate: float = 5e-4
-    clip: float = 0.2  # of the ratio of probabilities
-    target_kl: float = 0.02  # beyond 1.5 times this, the batch's updates end
-    value_weight: float = 0.25  # of the value's loss
-    noise: float = 0.5  # standard deviation of the actions at first
+    gamma: PositiveShare = 0.99  # discount per step
+    gae_lambda: Share = 0.95  # of the advantage's estimate
+    batch_size: Count = 250  # transitions per update; a divisor of `every` (FSRL: 256)
+    epochs: Count = 4  # passes over a batch of episodes
+    learning_rate: Positive = 5e-4
+    clip: Positive = 0.2  # of the ratio of probabilities
+    target_kl: Positive = 0.02  # beyond 1.5 times this, the batch's updates end
+    value_weight: NonNegative = 0.25  # of the value's loss
+    noise: Positive = 0.5  # standard deviation of the actions at first
 
 
-class PPOLag(Online):
+class PPOLag(OnlineLearner):
     """One run of PPO-Lagrangian."""
 
     algorithm = "ppo_lag"
     Config = PPOLagConfig
 
-    def build(self, device: str, start: Policy | None) -> Any:
+    def build(self, start: Policy | None) -> Any:
         config = self.config
         model = stable_baselines3().PPO(
             "MlpPolicy",
             self.env,
             seed=config.seed,
-            device=device,
+            device=self.device,
             policy_kwargs=dict(
                 net_arch=list(config.hidden), activation_fn=nn.ReLU, log_std_init=math.log(config.noise)
             ),
@@ -68,24 +68,24 @@ class PPOLag(Online):
         return model
 
     def _start_from(self, init: Policy, layers: list[nn.Linear]) -> None:
-        if list(init.hidden) != list(self.config.hidden):
-            raise ConfigError(f"init has hidden={init.hidden} and the config hidden={self.config.hidden}.")
+        if (hidden := tuple(init.settings["hidden"])) != self.config.hidden:
+            raise ConfigError(f"init has hidden={hidden} and the config hidden={self.config.hidden}.")
         with torch.no_grad():
-            for layer, (weight, bias) in zip(layers, init.layers(), strict=True):
+            for layer, ours in zip(layers, init.layers, strict=True):
                 # A Gaussian policy's last layer has the means first.
-                layer.weight.copy_(weight[0, : len(layer.weight)])
-                layer.bias.copy_(bias[0, : len(layer.bias)])
+                layer.weight.copy_(ours.weight[: len(layer.weight)])
+                layer.bias.copy_(ours.bias[: len(layer.bias)])
 
     def actor(self) -> list[nn.Linear]:
         return _linears(self.model)
 
 
-def _linears(model) -> list[nn.Linear]:
+def _linears(model: Any) -> list[nn.Linear]:
     layers = (*model.policy.mlp_extractor.policy_net, *model.policy.action_net)
     return [layer for layer in layers if isinstance(layer, nn.Linear)]
 
 
-def ppo_lag(config: PPOLagConfig | Sequence[PPOLagConfig], *, init: Policy | None = None, **options):
+def ppo_lag(config: PPOLagConfig | Sequence[PPOLagConfig], *, init: Policy | None = None, **options: Any) -> Any:
     """Train PPO-Lagrangian in the simulator.
 
     Args:

@@ -1,11 +1,11 @@
-"""A simulator that records its episodes and puts a price on cost, for learners that know only a reward."""
+"""A simulator that records its episodes and takes a penalty for cost off the reward."""
 
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
-from trac.trajectories import KEYS
+from trac.data.trajectories import KEYS
 
 Episode = dict[str, np.ndarray]  # KEYS -> (T, dim) or (T,) float32
 
@@ -15,12 +15,12 @@ class Recorder(gym.Wrapper):
 
     Attributes:
         episodes: the finished ones.
-        paid: cost of all steps so far.
+        cumulative_cost: cost of all steps so far.
     """
 
     def __init__(self, env: gym.Env, scale: float = 1.0):
         super().__init__(env)
-        self.scale, self.multiplier, self.paid = scale, 0.0, 0.0
+        self.scale, self.multiplier, self.cumulative_cost = scale, 0.0, 0.0
         self.episodes: list[Episode] = []
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
@@ -34,14 +34,14 @@ class Recorder(gym.Wrapper):
         # The order of KEYS.
         self._rows.append((self._observation, upcoming, action, reward, info["cost"], terminal, timeout))
         self._observation = upcoming
-        self.paid += float(info["cost"])
+        self.cumulative_cost += float(info["cost"])
         if terminal or timeout:
             columns = zip(*self._rows, strict=True)
             self.episodes.append({k: np.array(column, np.float32) for k, column in zip(KEYS, columns, strict=True)})
         return upcoming, self.scale * (reward - self.multiplier * info["cost"]), terminal, timeout, info
 
 
-def relabel(buffer, env: Recorder) -> None:
+def relabel(buffer: Any, env: Recorder) -> None:
     """Rewrite a replay buffer's rewards with the current multiplier, so that old samples stay usable.
 
     The buffer holds the transitions of `env.episodes` in their order, then those of the unfinished episode.

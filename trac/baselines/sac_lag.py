@@ -1,7 +1,8 @@
 """SAC-Lagrangian: soft actor-critic (Haarnoja et al., ICML 2018, arXiv 1801.01290) in the simulator.
 
 The multiplier is a controller's (Stooke, Achiam and Abbeel, ICML 2020, arXiv 2007.03964). The replay buffer keeps
-rewards and costs apart, and is priced anew whenever the multiplier moves. It can start with offline data.
+rewards and costs apart, and its rewards are computed anew whenever the
+multiplier moves. It can start with offline data.
 
 The defaults are those of FSRL (github.com/liuzuxin/FSRL, fsrl/config/sacl_cfg.py), with which the benchmark's authors
 made their data, where Stable-Baselines3 has the setting; the learning rate is its critic's, and returns are of one
@@ -15,38 +16,38 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from trac.baselines.online import Online, OnlineConfig, stable_baselines3, train_online
+from trac.baselines.online import OnlineConfig, OnlineLearner, stable_baselines3, train_online
 from trac.baselines.recorder import relabel
-from trac.config import ConfigError
-from trac.trajectories import KEYS, Trajectories
+from trac.config import ConfigError, Count, CountOrZero, Finite, Positive, PositiveShare
+from trac.data.trajectories import KEYS, Trajectories
 
 
 @dataclass(frozen=True)
 class SACLagConfig(OnlineConfig):
     """Settings of SAC-Lagrangian."""
 
-    gamma: float = 0.97  # discount per step
-    tau: float = 0.05  # share of the new weights in a target network's update
-    batch_size: int = 256
-    learning_rate: float = 1e-3  # of actor, critics and entropy coefficient
-    entropy: float | None = None  # target entropy [nat]; None: minus the number of action dimensions
-    learning_starts: int = 2_000  # uniformly random actions before this step; without offline data alone
-    train_freq: int = 5  # simulator steps for each update
+    gamma: PositiveShare = 0.97  # discount per step
+    tau: PositiveShare = 0.05  # share of the new weights in a target network's update
+    batch_size: Count = 256
+    learning_rate: Positive = 1e-3  # of actor, critics and entropy coefficient
+    entropy: Finite | None = None  # target entropy [nat]; None: minus the number of action dimensions
+    learning_starts: CountOrZero = 2_000  # uniformly random actions before this step; without offline data alone
+    train_freq: Count = 5  # simulator steps for each update
 
 
-class SACLag(Online):
+class SACLag(OnlineLearner):
     """One run of SAC-Lagrangian."""
 
     algorithm = "sac_lag"
     Config = SACLagConfig
 
-    def build(self, device: str, start: Trajectories | None) -> Any:
+    def build(self, start: Trajectories | None) -> Any:
         config, offline = self.config, 0 if start is None else len(start)
         model = stable_baselines3().SAC(
             "MlpPolicy",
             self.env,
             seed=config.seed,
-            device=device,
+            device=self.device,
             policy_kwargs=dict(net_arch=list(config.hidden)),
             learning_rate=config.learning_rate,
             batch_size=config.batch_size,
@@ -68,7 +69,7 @@ class SACLag(Online):
             self.env.episodes = [dict(zip(KEYS, rows, strict=True)) for rows in zip(*columns.values(), strict=True)]
         return model
 
-    def repriced(self) -> None:
+    def multiplier_moved(self) -> None:
         if self.env.episodes:
             relabel(self.model.replay_buffer, self.env)
 
@@ -77,8 +78,8 @@ class SACLag(Online):
         return [layer for layer in (*actor.latent_pi, actor.mu) if isinstance(layer, nn.Linear)]
 
 
-def fill(buffer, data: Trajectories) -> None:
-    """Put the data's transitions into an empty replay buffer, in their order; the rewards without a price on cost."""
+def fill(buffer: Any, data: Trajectories) -> None:
+    """Put the data's transitions into an empty replay buffer, in their order; rewards without a penalty for cost."""
     size = len(data)
     for name in ("observations", "next_observations", "actions", "rewards"):
         getattr(buffer, name)[:size, 0] = getattr(data, name)
@@ -88,7 +89,9 @@ def fill(buffer, data: Trajectories) -> None:
     buffer.pos, buffer.full = size % buffer.buffer_size, size == buffer.buffer_size
 
 
-def sac_lag(config: SACLagConfig | Sequence[SACLagConfig], *, buffer: Trajectories | None = None, **options):
+def sac_lag(
+    config: SACLagConfig | Sequence[SACLagConfig], *, buffer: Trajectories | None = None, **options: Any
+) -> Any:
     """Train SAC-Lagrangian in the simulator.
 
     Args:

@@ -1,6 +1,6 @@
 """CDT's policy: a causal transformer that is asked for a return and a cost."""
 
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -37,21 +37,38 @@ class DecisionTransformer(BaselinePolicy):
 
     Args:
         horizon: T, number of steps that have an embedding; later ones share the last.
-        config: a CDTConfig.
+        width: of the embeddings.
+        layers: number of blocks.
+        heads: of the attention in each block.
+        dropout: of embeddings, attention and residuals.
+        context: steps that the policy sees, the present one included.
+        reward_scale: rewards are multiplied with it.
 
     Attributes:
         target: (2,) return, scaled, and cost to ask for.
     """
 
-    def __init__(self, obs_dim: int, act_dim: int, horizon: int, config: Any):
-        super().__init__()
-        width = config.width
-        self.act_dim, self.context, self.scale = act_dim, config.context, config.reward_scale
-        self.horizon, self.dropout = horizon, config.dropout
+    def __init__(
+        self,
+        obs_dim: int,
+        act_dim: int,
+        horizon: int,
+        *,
+        width: int,
+        layers: int,
+        heads: int,
+        dropout: float,
+        context: int,
+        reward_scale: float,
+    ):
+        shape = dict(width=width, layers=layers, heads=heads, dropout=dropout, context=context)
+        super().__init__(obs_dim=obs_dim, act_dim=act_dim, horizon=horizon, reward_scale=reward_scale, **shape)
+        self.act_dim, self.context, self.scale = act_dim, context, reward_scale
+        self.horizon, self.dropout = horizon, dropout
         self.times = nn.Embedding(horizon, width)
         self.embed = nn.ModuleList([nn.Linear(size, width) for size in (1, 1, obs_dim, act_dim)])
         self.norms = nn.ModuleList([nn.LayerNorm(width), nn.LayerNorm(width)])
-        self.blocks = nn.ModuleList([Block(width, config.heads, config.dropout) for _ in range(config.layers)])
+        self.blocks = nn.ModuleList([Block(width, heads, dropout) for _ in range(layers)])
         self.action_head, self.cost_head = nn.Linear(width, 2 * act_dim), nn.Linear(width, 2)
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):

@@ -12,10 +12,10 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from PIL import Image, ImageDraw, ImageFont
 
+from trac.data.trajectories import Trajectories
 from trac.envs import make, render
 from trac.evaluate import interval
 from trac.partition import Segments
-from trac.trajectories import Trajectories
 
 _BLIND_SAFE = sns.color_palette("colorblind")
 COLORS = {

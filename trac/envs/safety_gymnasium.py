@@ -15,7 +15,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from trac.tasks import Task
+from trac.data.tasks import Task
 
 NEEDS = (
     "Safety-Gymnasium, in an environment of its own, on Python 3.11: make safety, and then run with "
@@ -60,7 +60,7 @@ class _Colour(np.ndarray):
 
 
 def build(task: Task) -> gym.Env:
-    """See `trac.simulators`."""
+    """See `trac.envs`."""
     name = f"Safety{task.name}Env" if task.name.endswith("Velocity") else f"{task.name}Env"
     return SafetyGymnasium(getattr(_classes(), name)())
 

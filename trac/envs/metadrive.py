@@ -17,7 +17,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from trac.tasks import Task
+from trac.data.tasks import Task
 
 NEEDS = (
     "MetaDrive, in the environment of Safety-Gymnasium: make safety, and then run with .venv-safety/bin/python. "
@@ -57,7 +57,7 @@ class MetaDrive(gym.Env):
 
 
 def build(task: Task) -> gym.Env:
-    """See `trac.simulators`."""
+    """See `trac.envs`."""
     traffic = next(name for name in ("sparse", "mean", "dense") if task.name.endswith(name))
     road = task.name.removesuffix(traffic)
     return MetaDrive(getattr(_classes(), f"{road.capitalize()}{traffic.capitalize()}Env")())

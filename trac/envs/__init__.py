@@ -1,4 +1,8 @@
-"""Simulators behind one function: `make(task)`. Their quirks are dealt with in `trac.simulators`."""
+"""Simulators behind one function: `make(task)`; the quirks of DSRL's suites are dealt with in a module for each.
+
+Such a module, named as `Task.suite`, has `build(task)`, a Gymnasium environment without a time limit that draws without
+a display and whose `info["cost"]` is there on every step; and `NEEDS`, how its packages are installed.
+"""
 
 import math
 from collections import deque
@@ -9,8 +13,9 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from trac.simulators import bullet, metadrive, numpy_state, safety_gymnasium
-from trac.tasks import Task, get_task, suggestion
+from trac.data.tasks import Task, get_task, suggestion
+from trac.envs import bullet, metadrive, safety_gymnasium
+from trac.envs.randomness import numpy_state
 
 
 class MissingSimulator(ImportError):

@@ -15,14 +15,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from trac.checkpoint import CheckpointError, write_file
 from trac.config import ConfigError, TracConfig
+from trac.core.checkpoint import CheckpointError
+from trac.core.run import Run, load_run
+from trac.data.files import write_file
+from trac.data.load import fetch, load
+from trac.data.tasks import TASKS, get_task
 from trac.envs import MissingSimulator, make
 from trac.evaluate import SCORES, evaluate_many, rank
-from trac.runs import Run, load_run
-from trac.sources import fetch, load
-from trac.sweep import on_dask
-from trac.tasks import TASKS, get_task
+from trac.experiments.sweep import on_dask
 from trac.train import TrainingError, train
 
 PLUS_MINUS = (

@@ -10,7 +10,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from trac.tasks import TASKS, check_name, own_task
+from trac.data.files import atomic
+from trac.data.tasks import TASKS, check_name, own_task
 
 KEYS = ("observations", "next_observations", "actions", "rewards", "costs", "terminals", "timeouts")
 
@@ -218,17 +219,11 @@ def write(path: str | os.PathLike, data: Trajectories, attrs: Mapping[str, str] 
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with h5py.File(temporary, "w") as file:
-            for key in KEYS:
-                values = np.asarray(getattr(data, key), dtype=np.float32)
-                file.create_dataset(key, data=values, compression="gzip", compression_opts=9, shuffle=True)
-            file.attrs.update({"task": data.task, **(attrs or {})})
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with atomic(path) as temporary, h5py.File(temporary, "w") as file:
+        for key in KEYS:
+            values = np.asarray(getattr(data, key), dtype=np.float32)
+            file.create_dataset(key, data=values, compression="gzip", compression_opts=9, shuffle=True)
+        file.attrs.update({"task": data.task, **(attrs or {})})
 
 
 def _check_finite(values: np.ndarray, key: str, where: str | Path) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trac.cmdp import CMDP, CMDPError
+from trac.teaching.cmdp import CMDP, CMDPError
 
 MOVES = np.array([(-1, 0), (0, 1), (1, 0), (0, -1)])  # (row, column) of a gridworld's actions: up, right, down, left
 

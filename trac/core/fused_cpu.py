@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trac.policy import dropout_scale, dropout_threshold
+from trac.core.dropout import dropout_scale, dropout_threshold
 
 # Activations of one layer in one chunk [bytes].
 CHUNK = 3 * 2**20
@@ -21,7 +21,7 @@ CHUNK = 3 * 2**20
 _where_above = torch.ops.aten.threshold_backward.grad_input  # (x, y, t): x where y > t, else 0
 
 
-class Trunk:
+class FusedMLP:
     """Buffers and arithmetic for `rows` rows of an MLP with layer widths `sizes`, and dropout p.
 
     Fill `inputs` (rows, sizes[0]), call `forward`, then `backward`.

@@ -23,7 +23,7 @@ import torch
 from trac import envs
 from trac.baselines.online import Multiplier, stable_baselines3
 from trac.baselines.recorder import Episode, Recorder, relabel
-from trac.trajectories import KEYS, Trajectories, from_arrays, write
+from trac.data.trajectories import KEYS, Trajectories, from_arrays, write
 
 # Best return in each eighth of the cost range, read off the plots of DSRL's data (arXiv 2306.09303).
 DSRL_FRONTIER = {

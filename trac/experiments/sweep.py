@@ -21,8 +21,8 @@ import pandas as pd
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from trac.checkpoint import write_file
-from trac.grid import SweepError
+from trac.data.files import write_file
+from trac.experiments.grid import SweepError
 
 KERNEL_STARTS = 3  # how often a kernel that dies is started for one point
 

@@ -11,8 +11,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from trac.simulators import numpy_state
-from trac.tasks import Task
+from trac.data.tasks import Task
+from trac.envs.randomness import numpy_state
 
 NEEDS = (
     f"Bullet-Safety-Gym: pip install {'pybullet' if sys.version_info < (3, 12) else 'pybullet-arm64'} tqdm && "
@@ -46,7 +46,7 @@ class SeededReset(gym.Wrapper):
 
 
 def build(task: Task) -> gym.Env:
-    """See `trac.simulators`."""
+    """See `trac.envs`."""
     classes = _classes()
     with _quiet():
         return SeededReset(getattr(classes, f"{task.name}Env")())

@@ -5,66 +5,45 @@ The methods follow the OSRL benchmark (Liu et al. 2023, arXiv 2306.09303; code: 
 where OSRL draws them for each.
 """
 
+import copy
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from trac.baselines.losses import discounted_limit
 from trac.baselines.networks import BaselinePolicy
-from trac.config import ConfigError, Settings
-from trac.tasks import TASKS, check_name, get_task
-from trac.trajectories import Trajectories
+from trac.config import Count, CountOrZero, Positive, Settings
+from trac.core.run import Run
+from trac.data.tasks import TASKS, get_task
+from trac.data.trajectories import Trajectories
+from trac.train import config_list, find_device, run_all
 
 INITIAL, UPDATE = 0, 1  # what a run's random numbers are for; with the seed and a counter the key of each draw
 
 
-# Fields that are at least 1.
-_COUNTS = (
-    *("steps", "batch_size", "log_every", "critics", "samples", "mmd_samples", "vae_hidden"),
-    *("context", "width", "layers", "heads"),
-)
-
-
 @dataclass(frozen=True)
-class BaselineConfig(Settings):
+class OfflineConfig(Settings):
     """The fields that all baselines have. The defaults are quick settings; `osrl()` gives the benchmark's."""
 
     task: str = "BallCircle"  # name in trac.TASKS, or a task of your own: the data's
-    cost_limit: float = 20.0  # l [cost per episode], finite
-    seed: int = 0
-    steps: int = 5_000  # updates
-    batch_size: int = 256  # drawn with replacement for each update
-    reward_scale: float = 0.1  # rewards are multiplied with it
-    eval_every: int = 0  # updates between evaluations; 0: only at the end
-    eval_episodes: int = 20  # per evaluation; 0: never evaluate
-    log_every: int = 100  # updates per row of the history
+    # l [cost per episode]; for a limit that never binds, take one beyond the largest cost of an episode
+    cost_limit: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 20.0
+    seed: CountOrZero = 0
+    steps: Count = 5_000  # updates
+    batch_size: Count = 256  # drawn with replacement for each update
+    reward_scale: Positive = 0.1  # rewards are multiplied with it
+    eval_every: CountOrZero = 0  # updates between evaluations; 0: only at the end
+    eval_episodes: CountOrZero = 20  # per evaluation; 0: never evaluate
+    log_every: Count = 100  # updates per row of the history
 
     published: ClassVar[dict[str, Any]] = {}  # the benchmark's values, where they are not the defaults
-
-    def __post_init__(self):
-        super().__post_init__()
-        check_name(self.task)
-        if not 0 <= self.cost_limit < math.inf:
-            raise ConfigError(
-                f"cost_limit={self.cost_limit} must be 0 or more and finite; for a limit that never binds, take one "
-                f"beyond the largest cost of an episode."
-            )
-        for name, value in vars(self).items():
-            if name in ("gamma", "tau", "mixture", "unseen") and not 0 < value <= 1:
-                raise ConfigError(f"{name}={value} must lie in (0, 1].")
-            if name in _COUNTS and value < 1:
-                raise ConfigError(f"{name}={value} must be at least 1.")
-            if name.endswith(("learning_rate", "_scale", "temperature")) and not 0 < value < math.inf:
-                raise ConfigError(f"{name}={value} must be above 0.")
-            signed = name in ("target_return", "ceiling")  # a task's returns may all be negative
-            if isinstance(value, float | int) and not signed and not value >= 0:
-                raise ConfigError(f"{name}={value} must be 0 or more.")
 
     @classmethod
     def osrl(cls, task: str, cost_limit: float, seed: int = 0) -> Self:
@@ -109,28 +88,27 @@ def seeded(device: torch.device, seed: int, *key: int) -> Iterator[None]:
         generator.set_state(state)
 
 
-class Learner(nn.Module):
-    """One run of a baseline. A subclass makes the networks, `policy` among them, and the optimizers, and says what an
-    update is.
+class OfflineLearner(nn.Module):
+    """One run of a baseline; see `trac.core.fit.Learner`. A subclass makes the networks, `policy` among them, and the
+    optimizers, and says what an update is.
 
-    An update's batch and noise depend on the run's seed and the number of the update alone, as in `trac.learner`.
+    An update's batch and noise depend on the run's seed and the number of the update alone, as in `trac.core.learner`.
 
     Attributes:
-        dims: what `make_policy` takes after the config.
         horizon: T; see `horizon`.
         data: the flat transitions on the device; see `transitions`.
         optimizers: by name.
     """
 
     algorithm: ClassVar[str]
-    Config: ClassVar[type[BaselineConfig]]
-    dims: tuple[int, ...]
+    Config: ClassVar[type[OfflineConfig]]
     policy: BaselinePolicy
     optimizers: dict[str, torch.optim.Optimizer]
 
     def __init__(self, config: Any, data: Trajectories, device: torch.device):
         super().__init__()
-        self.config, self.device = config, device
+        self.config, self.configs, self.device = config, [config], device
+        self.steps, self.failed = range(1, config.steps + 1), [0]
         self.dims = (data.observations.shape[1], data.actions.shape[1])
         self.horizon = horizon(data)
         self.data = transitions(data, device, config.reward_scale)
@@ -140,11 +118,6 @@ class Learner(nn.Module):
 
     def build(self, data: Trajectories) -> None:
         """Make networks on the CPU, move them to the device, and make the optimizers."""
-        raise NotImplementedError
-
-    @staticmethod
-    def make_policy(config: Any, obs_dim: int, act_dim: int) -> BaselinePolicy:
-        """An untrained policy of the config's shape."""
         raise NotImplementedError
 
     def update(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -168,14 +141,26 @@ class Learner(nn.Module):
         for name, value in metrics.items():
             self.sums[name] = self.sums.get(name, 0.0) + value.detach()
 
-    def read(self) -> dict[str, float]:
-        """Means of the metrics since they were last read."""
+    def read(self, step: int) -> list[dict[str, Any]]:
+        """Means of the metrics since they were last read; a run has failed when one is not finite."""
+        if step % self.config.log_every and step != self.config.steps:
+            return []
         updates = self.sums.pop("updates")
         means = dict(zip(self.sums, (torch.stack(list(self.sums.values())) / updates).tolist(), strict=True))
         self.sums = {}
-        return means
+        self.failed = [0 if all(map(math.isfinite, means.values())) else step]
+        return [means]
 
-    def tensors(self) -> dict[str, Tensor]:
+    def policies(self) -> list[BaselinePolicy]:
+        """The policy as it is now, as a copy on the CPU."""
+        return [copy.deepcopy(self.policy).cpu().requires_grad_(False)]
+
+    def references(self, step: int) -> list[None]:
+        """None: there is no reference policy."""
+        return [None]
+
+    @property
+    def state(self) -> dict[str, Tensor]:
         """All that an update changes."""
         tensors = {f"module.{name}": value for name, value in self.state_dict().items()}
         for key, optimizer in self.optimizers.items():
@@ -183,13 +168,12 @@ class Learner(nn.Module):
                 tensors |= {f"optimizer.{key}.{i}.{name}": value for name, value in state.items()}
         return tensors | {f"sum.{name}": value for name, value in self.sums.items()}
 
-    def load(self, tensors: dict[str, Tensor]) -> None:
-        """The inverse of `tensors`."""
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Go on from a `state`."""
         parts: dict[str, dict[str, Tensor]] = {"module": {}, "optimizer": {}, "sum": {}}
-        for name, value in tensors.items():
+        for name, value in state.items():
             part, rest = name.split(".", 1)
-            if part in parts:
-                parts[part][rest] = value
+            parts[part][rest] = value
         self.load_state_dict(parts["module"])
         self.sums = {name: value.to(self.device) for name, value in parts["sum"].items()}
         for key, optimizer in self.optimizers.items():
@@ -199,3 +183,18 @@ class Learner(nn.Module):
                 if owner == key:
                     states.setdefault(int(i), {})[field] = value
             optimizer.load_state_dict(optimizer.state_dict() | {"state": states})
+
+
+def train_offline(
+    method: type[OfflineLearner],
+    data: Trajectories,
+    config: Any,
+    device: str | torch.device | None = None,
+    **options: Any,
+) -> Run | list[Run]:
+    """Train a baseline, one run after the other where a list of configs is given; otherwise as `trac.train`."""
+    configs, where = config_list(data, config, method.Config), find_device(device)
+    groups = (([i], [method(c, data, where)]) for i, c in enumerate(configs))
+    single = isinstance(config, Settings)
+    runs = run_all(data, groups, identity={"algorithm": method.algorithm}, single=single, **options)
+    return runs[0] if single else runs

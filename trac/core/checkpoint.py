@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-import os
 import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,27 +15,13 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
+from trac.data.files import write_file
+
 KEPT = 2  # checkpoints, so that a damaged one has one before it
 
 
 class CheckpointError(RuntimeError):
     """A folder's checkpoints cannot be read, it cannot be written, or another process is writing there."""
-
-
-def write_file(path: Path, content: bytes) -> None:
-    """Write to a temporary name, make sure that it is on the disk, and rename. Raises OSError with the file's name."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno and not error.filename:  # of a full disk the system names none
-            error.filename = str(path)
-        raise
 
 
 def save(folder: Path, step: int, tensors: dict[str, Tensor], record: dict[str, Any]) -> Path:
@@ -89,7 +75,7 @@ def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
 
 
 @contextmanager
-def locked(folder: Path | None):
+def locked(folder: Path | None) -> Iterator[None]:
     """Keep other processes from training into the same folder. The lock goes with the process, however it ends."""
     if folder is None:
         yield

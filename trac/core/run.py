@@ -1,5 +1,6 @@
 """A finished run: its policies, history and record, saved without a pickle and read back."""
 
+import importlib
 import json
 import os
 import platform
@@ -9,12 +10,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import safetensors
 import safetensors.torch
 import torch
+from torch import nn
 
-from trac.checkpoint import write_file
-from trac.config import ConfigError, TracConfig
-from trac.policy import Policy
+from trac.config import ConfigError, Settings
+from trac.data.files import write_file
+
+FORMAT = 2  # of a saved run; 1 was written by trac-book 0.1
 
 
 @dataclass
@@ -24,10 +28,10 @@ class Run:
     Attributes:
         config: what was asked for: a TracConfig, or a baseline's own.
         policy: the last policy.
-        best: the one of the best evaluation (safe first, then reward), or None when there was only the last.
         reference: π_ref, the cloned policy (the untrained one with reference="initial"); None for a method without.
+        best: the one of the best evaluation (safe first, then reward), or None when there was only the last.
         history: one row for each `log_every` updates: step, phase, loss, accuracy, mean score of each
-            half, share of batches that lacked a half, norm of the gradient (means since the row before);
+            class, share of batches that lacked a class, norm of the gradient (means since the row before);
             evaluation columns where there was one. A baseline has columns of its own in place of those after step.
         record: algorithm, versions, thread count, device, processor, seconds; failed_step, the update whose loss or
             gradient was not finite, after which the weights were left alone, or None.
@@ -40,53 +44,58 @@ class Run:
     history: pd.DataFrame
     record: dict[str, Any]
 
-    def save(self, folder: str | os.PathLike) -> Path:
-        """Write weights (safetensors), config and record (JSON), history (CSV) into a folder."""
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write weights (safetensors), config and record (JSON), history (CSV) into a folder.
+
+        A policy is written as its class, the arguments that make it (`settings`) and its `state_dict`.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         policies = {"policy": self.policy, "reference": self.reference, "best": self.best}
+        policies = {name: policy for name, policy in policies.items() if policy is not None}
         weights = {
-            f"{name}.{key}": value.cpu()
+            f"{name}.{key}": value.detach().cpu().contiguous()
             for name, policy in policies.items()
-            if policy is not None
-            for key, value in policy.named().items()
+            for key, value in policy.state_dict().items()
+        }
+        manifest = {
+            "format": FORMAT,
+            "config": {"class": _name(self.config), "settings": self.config.to_dict()},
+            "policies": {name: {"class": _name(p), "settings": p.settings} for name, p in policies.items()},
+            "record": self.record,
         }
         write_file(folder / "weights.safetensors", safetensors.torch.save(weights))
         write_file(folder / "history.csv", self.history.to_csv(index=False).encode())
-        manifest = {"config": self.config.to_dict(), "record": self.record}
         write_file(folder / "run.json", json.dumps(manifest, indent=1, allow_nan=False).encode())
         return folder
 
 
-def load_run(folder: str | os.PathLike) -> Run:
+def load_run(folder: str | os.PathLike[str]) -> Run:
     """Read what `Run.save` wrote. Raises FileNotFoundError or ConfigError naming the file that is wrong."""
-    from trac.baselines import METHODS, learner_of  # which imports this module
-
     folder = Path(folder)
     for name in ("run.json", "weights.safetensors", "history.csv"):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder / name}: no such file; {folder} does not hold a finished run.")
     try:
         manifest = json.loads((folder / "run.json").read_text())
-        algorithm = manifest["record"]["algorithm"]
-        method = learner_of(algorithm) if algorithm in METHODS else None
-        config: Any = (method.Config if method else TracConfig).from_dict(manifest["config"])
+        if manifest.get("format", 1) != FORMAT:
+            found = manifest.get("format", 1)
+            raise ValueError(f"it has format {found}, this version reads {FORMAT}; format 1 is of trac-book 0.1")
+        config = _class(manifest["config"]["class"], Settings).from_dict(manifest["config"]["settings"])
         weights = safetensors.torch.load_file(folder / "weights.safetensors")
-        policies: dict[str, Any] = {"best": None, "reference": None}
-        for name in {key.split(".")[0] for key in weights}:
-            state = {key.removeprefix(f"{name}."): x for key, x in weights.items() if key.startswith(f"{name}.")}
-            if method:
-                policies[name] = method.make_policy(config, *manifest["record"]["dims"])
-                policies[name].load_state_dict(state)
-            else:
-                policies[name] = Policy.from_named(state, dropout=config.dropout, kind=config.policy)
+        policies: dict[str, Any] = {"policy": None, "reference": None, "best": None}
+        for name, made in manifest["policies"].items():
+            policies[name] = _class(made["class"], nn.Module)(**made["settings"])
+            policies[name].load_state_dict(
+                {key.removeprefix(f"{name}."): x for key, x in weights.items() if key.startswith(f"{name}.")}
+            )
         history = pd.read_csv(folder / "history.csv")
-    except (ValueError, TypeError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, safetensors.SafetensorError) as error:
         raise ConfigError(f"{folder}: the run cannot be read ({error}). Train it again.") from error
     return Run(config=config, history=history, record=manifest["record"], **policies)
 
 
-def made_by(device: str) -> dict[str, Any]:
+def environment_info(device: str) -> dict[str, Any]:
     """What a run's bits depend on beside its config, for its record."""
     return {
         "device": device,
@@ -102,3 +111,16 @@ def processor() -> str:
     lines = path.read_text().splitlines() if path.is_file() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor()
+
+
+def _name(instance: Any) -> str:
+    return f"{type(instance).__module__}.{type(instance).__qualname__}"
+
+
+def _class(name: str, base: type) -> Any:
+    """The class of that name, of this package alone: a file from outside must not choose what is imported."""
+    module, _, attribute = name.rpartition(".")
+    found = getattr(importlib.import_module(module), attribute, None) if module.startswith("trac.") else None
+    if not (isinstance(found, type) and issubclass(found, base) and found.__module__ == module):
+        raise ValueError(f"{name} is not a class of trac's that belongs there")
+    return found

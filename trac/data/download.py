@@ -1,80 +1,25 @@
-"""load(): a packaged dataset by its task's name, DSRL's own file from a mirror, or a file in DSRL's form."""
+"""DSRL's own files: fetched from a mirror, with what a cut transfer brought kept, and checked."""
 
 import functools
 import os
 import time
 import warnings
-from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from filelock import FileLock
 from tqdm import tqdm
 
-from trac import trajectories
-from trac.checkpoint import write_file
-from trac.filters import check_filters, filtered
-from trac.tasks import TASKS, get_task
-from trac.trajectories import DatasetError, Trajectories
+from trac.data import trajectories
+from trac.data.files import write_file
+from trac.data.packaged import packaged
+from trac.data.tasks import get_task
+from trac.data.trajectories import DatasetError
 
-FOLDER = Path(str(resources.files("trac") / "datasets"))
 # The repository that DSRL's maintainers name, and the host that dsrl 0.1.0 names, which has been down often.
 MIRRORS = ("https://huggingface.co/datasets/YYY-45/DSRL/resolve/main", "http://data.offline-saferl.org/download")
 TIMEOUTS = (10.0, 60.0)  # [s] to connect, and between two pieces of an answer
 PAUSE = 1.0  # [s] after a cut
-
-
-def packaged() -> list[str]:
-    """Names of the tasks whose data comes with the package."""
-    return sorted(path.stem for path in FOLDER.glob("*.hdf5"))
-
-
-def load(
-    task: str | os.PathLike,
-    source: str | os.PathLike = "packaged",
-    *,
-    reward_range: tuple[float, float] | None = None,
-    filters: Mapping[str, Any] | None = None,
-) -> Trajectories:
-    """The logged trajectories of a task.
-
-    Args:
-        task: name in `trac.TASKS`; with a file as source, any name for a task of your own. Or the path of a
-            file (.hdf5, .h5): the task is the one whose file DSRL calls so, else it has the file's name.
-        source: "packaged", the dataset that comes with the package; "dsrl", DSRL's own file, see `fetch`; or
-            the path of a file in DSRL's HDF5 form. Packaged data was made for this book in the real
-            simulators; it is not DSRL's.
-        reward_range: (lowest, highest) episode return of a task of your own: normalised reward 0 and 1. By
-            default the data's, which is what DSRL's ranges are.
-        filters: changes that DSRL defines, such as dict(density=0.5, noise_scale=0.1): see
-            `trac.filters.filtered`.
-
-    Raises:
-        UnknownTask: the name is not one of the 38, or nearly but not quite.
-        DatasetError: the task has no packaged data, nothing can be fetched, or the file cannot be used.
-        FilterError: there is no such filter, or the data does not allow it.
-    """
-    check_filters(filters or {})
-    if isinstance(task, os.PathLike) or str(task).endswith((".hdf5", ".h5")):
-        if source != "packaged":
-            raise DatasetError(f"{task} is a file, and source={str(source)!r} another: write trac.load(name, source).")
-        source = Path(task)
-        task = next((known.name for known in TASKS.values() if known.file == source.name), source.stem)
-    elif source == "packaged":
-        get_task(task)
-        source = FOLDER / f"{task}.hdf5"
-        if not source.is_file():
-            raise DatasetError(
-                f"{task} has no packaged dataset (there are: {', '.join(packaged())}). "
-                f"trac.load({task!r}, source='dsrl') fetches DSRL's file {get_task(task).file}; "
-                f"trac.load({task!r}, path) reads one that you have."
-            )
-    elif source == "dsrl":
-        source = fetch(task)
-    data = trajectories.read(source, task, reward_range)
-    return filtered(data, **filters) if filters else data
 
 
 def dsrl_folder() -> Path:

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from trac.tasks import suggestion
-from trac.trajectories import Trajectories
+from trac.data.tasks import suggestion
+from trac.data.trajectories import Trajectories
 
 
 class FilterError(ValueError):

@@ -1,0 +1,260 @@
+"""fit(): the one training loop, for every method: updates, history, evaluations, checkpoints, Ctrl-C."""
+
+import math
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from trac.config import ConfigError, Settings
+from trac.core import checkpoint
+from trac.core.run import Run, environment_info
+from trac.evaluate import SCORES, evaluate_many, rank
+
+FORMAT = 2  # of checkpoints
+
+
+class Learner(Protocol):
+    """What `fit` trains: one run of a method, or several that are advanced together.
+
+    Attributes:
+        configs: one for each run; steps, eval_every and eval_episodes are the same in all.
+        device: where the updates are made.
+        steps: after which updates `fit` has a look, in rising order; the last one ends the training.
+        failed: for each run the update whose loss or gradient was not finite, as far as `read` has seen; 0: none.
+        state: every tensor that an update changes, by name.
+    """
+
+    @property
+    def configs(self) -> Sequence[Settings]: ...
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def steps(self) -> range: ...
+    @property
+    def failed(self) -> list[int]: ...
+    @property
+    def state(self) -> dict[str, Tensor]: ...
+
+    def advance(self, step: int) -> None:
+        """Make the updates up to this one, which follows the last one made in `steps`."""
+
+    def read(self, step: int) -> list[dict[str, Any]]:
+        """A row of the history for each run, or nothing where none is due after this update."""
+
+    def policies(self) -> Sequence[Any]:
+        """The policy of each run as it is now, on the CPU, not changed by later updates."""
+
+    def references(self, step: int) -> Sequence[Any]:
+        """π_ref of each run after that update, likewise; None for a method that has none."""
+
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Go on from a `state`."""
+
+
+@dataclass
+class Progress:
+    """How far a training has come, beside its learners' state; a list has an entry for each run."""
+
+    step: int
+    seconds: float
+    failed: list[int]  # see `Learner`
+    rows: list[list[dict[str, Any]]]  # of the history
+    scores: list[list[dict[str, float]]]  # of each evaluation
+    rank: list[list[float]]  # of the best evaluation, see `trac.evaluate.rank`
+    best: list[Any]  # the policies of the best evaluations
+
+
+def fit(
+    learners: Sequence[Learner],
+    *,
+    identity: Mapping[str, Any],
+    folder: Path | None = None,
+    resume: bool = False,
+    progress: bool = True,
+    checkpoint_every: int = 500,
+    simulator: Mapping[str, Any] | None = None,
+) -> list[Run]:
+    """Train to the last update, from the first or from a checkpoint on. Ctrl-C stops between two, with a checkpoint.
+
+    Args:
+        learners: trained side by side, each update of all before the next; their `steps` are the same.
+        identity: what a checkpoint must agree with to be gone on with, beside the configs: "algorithm" and others.
+        folder: for checkpoints; None: none are written.
+        resume: go on from the newest checkpoint in the folder, if there is any.
+        progress: show a progress bar.
+        checkpoint_every: updates between checkpoints; there is one at the end, too.
+        simulator: further arguments of `trac.evaluate.evaluate_many`.
+
+    Returns:
+        The runs of all learners, in their order.
+
+    Raises:
+        ConfigError: the checkpoint is of other settings or of other data.
+        CheckpointError: see `trac.core.checkpoint.load`.
+        OSError: a checkpoint could not be written; those before it are whole.
+    """
+    configs = [config for learner in learners for config in learner.configs]
+    config, steps, device, n = configs[0], learners[0].steps, learners[0].device.type, len(configs)
+    identity = {**identity, "format": FORMAT, "device": device, "configs": [c.to_dict() for c in configs]}
+    done = Progress(0, 0.0, [0] * n, [[] for _ in configs], [[] for _ in configs], [[-math.inf] * 2] * n, [None] * n)
+    if folder and resume:
+        done = _restore(folder, learners, identity) or done
+    started = time.perf_counter() - done.seconds
+    title = config.task + (f", {n} runs" if n > 1 else "")
+    bar = tqdm(total=steps[-1], initial=done.step, disable=not progress, desc=title, mininterval=1.0)
+    with bar, _interrupted_between_updates() as interrupted:
+        for step in steps[steps.index(done.step) + 1 if done.step else 0 :]:
+            if all(done.failed):
+                break
+            for learner in learners:
+                learner.advance(step)
+            _read(learners, step, done)
+            last = step == steps[-1]
+            due = last or (config.eval_every and step % config.eval_every == 0)
+            if config.eval_episodes and due and not all(done.failed):
+                _evaluate(learners, step, done, simulator or {})
+            bar.update(step - done.step)
+            done.step, done.seconds = step, time.perf_counter() - started
+            if folder and (interrupted or step % checkpoint_every == 0 or last):
+                _save(folder, learners, identity, done)
+            if interrupted:
+                kept = f"saved in {folder}; go on with resume=True" if folder else "not saved without out="
+                raise KeyboardInterrupt(f"stopped after update {step} of {steps[-1]}; {kept}")
+
+    record = {"algorithm": identity["algorithm"], "seconds": round(done.seconds, 2), "stack": n}
+    record |= environment_info(device)
+    policies = [policy for learner in learners for policy in learner.policies()]
+    references = [policy for learner in learners for policy in learner.references(done.step)]
+    return [
+        Run(
+            config=configs[m],
+            policy=policies[m],
+            reference=references[m],
+            best=done.best[m],
+            history=_history(done.rows[m], done.scores[m]),
+            record=record | {"failed_step": done.failed[m] or None},
+        )
+        for m in range(n)
+    ]
+
+
+def _read(learners: Sequence[Learner], step: int, done: Progress) -> None:
+    rows = [row for learner in learners for row in learner.read(step)]
+    if not rows:
+        return
+    done.failed = [at for learner in learners for at in learner.failed]
+    for m, row in enumerate(rows):
+        if not done.failed[m]:
+            done.rows[m].append({"step": step} | row)
+
+
+def _evaluate(learners: Sequence[Learner], step: int, done: Progress, simulator: Mapping[str, Any]) -> None:
+    configs = [config for learner in learners for config in learner.configs]
+    policies = [policy for learner in learners for policy in learner.policies()]
+    results = evaluate_many(
+        policies,
+        task=configs[0].task,
+        cost_limits=[config.cost_limit for config in configs],
+        episodes=configs[0].eval_episodes,
+        seeds=[config.seed for config in configs],
+        **simulator,
+    )
+    for m, (config, result) in enumerate(zip(configs, results, strict=True)):
+        means = result.episodes[[*SCORES, "length"]].mean().to_dict()
+        done.scores[m].append({"step": step} | means)
+        found = rank(means, config.cost_limit)
+        if config.eval_every and not done.failed[m] and found > done.rank[m]:
+            done.rank[m], done.best[m] = found, policies[m]
+
+
+def _save(folder: Path, learners: Sequence[Learner], identity: Mapping[str, Any], done: Progress) -> None:
+    tensors = {f"{i}.{name}": x for i, learner in enumerate(learners) for name, x in learner.state.items()}
+    for m, policy in enumerate(done.best):
+        if policy is not None:
+            tensors |= {f"best.{m}.{name}": x for name, x in policy.state_dict().items()}
+    progress = {name: value for name, value in vars(done).items() if name != "best"}
+    record = {"identity": identity, "threads": torch.get_num_threads(), "progress": progress}
+    checkpoint.save(folder, done.step, tensors, record)
+
+
+def _restore(folder: Path, learners: Sequence[Learner], identity: Mapping[str, Any]) -> Progress | None:
+    """The inverse of `_save`; None where there is no checkpoint."""
+    loaded = checkpoint.load(folder)
+    if loaded is None:
+        return None
+    tensors, record = loaded
+    if changes := _differences(record["identity"], identity):
+        raise ConfigError(
+            f"{folder} was made with other settings: {'; '.join(changes)}. Go on with those, or choose another folder."
+        )
+    if record["threads"] != torch.get_num_threads():
+        warnings.warn(
+            f"{folder} was made with {record['threads']} threads and this is {torch.get_num_threads()}: the last bits "
+            f"will differ from an uninterrupted run's.",
+            stacklevel=4,
+        )
+    for i, learner in enumerate(learners):
+        learner.load_state(_part(tensors, f"{i}."))
+    best: list[Any] = []
+    for m, policy in enumerate(policy for learner in learners for policy in learner.policies()):
+        weights = _part(tensors, f"best.{m}.")
+        if weights:
+            policy.load_state_dict(weights)
+        best.append(policy if weights else None)
+    return Progress(**record["progress"], best=best)
+
+
+def _history(rows: list[dict[str, Any]], scores: list[dict[str, float]]) -> pd.DataFrame:
+    """One row for each reading of the metrics; evaluations stand in the row of their update."""
+    table = pd.DataFrame(rows) if rows else pd.DataFrame({"step": pd.Series(dtype=int)})
+    return table.merge(pd.DataFrame(scores), on="step", how="outer") if scores else table
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): x for name, x in tensors.items() if name.startswith(prefix)}
+
+
+@contextmanager
+def _interrupted_between_updates() -> Iterator[list[int]]:
+    """A list that Ctrl-C fills, in place of stopping in the middle of an update; a second Ctrl-C stops at once."""
+    pressed: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield pressed  # signals reach the main thread only
+        return
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        pressed.append(number)
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """What differs between the identities of two trainings, one phrase each."""
+    if len(old["configs"]) != len(new["configs"]):
+        return [f"{len(old['configs'])} runs then, {len(new['configs'])} now"]
+    fields = [
+        f"{name} of run {m} was {was.get(name)!r}, now {now[name]!r}"
+        for m, (was, now) in enumerate(zip(old["configs"], new["configs"], strict=True))
+        for name in now
+        if was.get(name) != now[name]
+    ]
+    if fields:
+        return fields
+    return [f"the {name} changed ({old.get(name)} then, {new[name]} now)" for name in new if old.get(name) != new[name]]

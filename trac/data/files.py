@@ -1,0 +1,31 @@
+"""Files that are written whole or not at all."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """A temporary name to write to. What is there at the end is put on the disk and gets its name.
+
+    Raises OSError with the file's name.
+    """
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        yield temporary
+        with temporary.open("r+b") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno and not error.filename:  # of a full disk the system names none
+            error.filename = str(path)
+        raise
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write bytes by `atomic`."""
+    with atomic(path) as temporary:
+        temporary.write_bytes(content)

@@ -1,0 +1,58 @@
+"""load(): a packaged dataset by its task's name, DSRL's own file from a mirror, or a file in DSRL's form."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from trac.data.download import fetch
+from trac.data.filters import check_filters, filtered
+from trac.data.packaged import FOLDER, packaged
+from trac.data.tasks import TASKS, get_task
+from trac.data.trajectories import DatasetError, Trajectories, read
+
+
+def load(
+    task: str | os.PathLike[str],
+    source: str | os.PathLike[str] = "packaged",
+    *,
+    reward_range: tuple[float, float] | None = None,
+    filters: Mapping[str, Any] | None = None,
+) -> Trajectories:
+    """The logged trajectories of a task.
+
+    Args:
+        task: name in `trac.TASKS`; with a file as source, any name for a task of your own. Or the path of a
+            file (.hdf5, .h5): the task is the one whose file DSRL calls so, else it has the file's name.
+        source: "packaged", the dataset that comes with the package; "dsrl", DSRL's own file (see
+            `trac.data.download.fetch`); or the path of a file in DSRL's HDF5 form. Packaged data was made for this
+            book in the real simulators; it is not DSRL's.
+        reward_range: (lowest, highest) episode return of a task of your own: normalised reward 0 and 1. By
+            default the data's, which is what DSRL's ranges are.
+        filters: changes that DSRL defines, such as dict(density=0.5, noise_scale=0.1): see
+            `trac.filters.filtered`.
+
+    Raises:
+        UnknownTask: the name is not one of the 38, or nearly but not quite.
+        DatasetError: the task has no packaged data, nothing can be fetched, or the file cannot be used.
+        FilterError: there is no such filter, or the data does not allow it.
+    """
+    check_filters(filters or {})
+    if isinstance(task, os.PathLike) or str(task).endswith((".hdf5", ".h5")):
+        if source != "packaged":
+            raise DatasetError(f"{task} is a file, and source={str(source)!r} another: write trac.load(name, source).")
+        source = Path(task)
+        task = next((known.name for known in TASKS.values() if known.file == source.name), source.stem)
+    elif source == "packaged":
+        get_task(task)
+        source = FOLDER / f"{task}.hdf5"
+        if not source.is_file():
+            raise DatasetError(
+                f"{task} has no packaged dataset (there are: {', '.join(packaged())}). "
+                f"trac.load({task!r}, source='dsrl') fetches DSRL's file {get_task(task).file}; "
+                f"trac.load({task!r}, path) reads one that you have."
+            )
+    elif source == "dsrl":
+        source = fetch(task)
+    data = read(source, task, reward_range)
+    return filtered(data, **filters) if filters else data

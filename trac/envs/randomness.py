@@ -1,0 +1,18 @@
+"""NumPy's global generator, from which the simulators draw, lent and given back."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+
+@contextmanager
+def numpy_state(state: Any) -> Iterator[None]:
+    """Put a state into NumPy's global generator, and the caller's back."""
+    before = np.random.get_state()
+    np.random.set_state(state)
+    try:
+        yield
+    finally:
+        np.random.set_state(before)
