@@ -5,19 +5,19 @@
 
   const DESIRABLE = 1, UNDESIRABLE = 0, NEITHER = -1;
 
-  // windows: {returns, costs, length L, horizon T}; settings: {limit, top, bottom, kappa}.
-  // Returns {threshold, labels, weights}, or {threshold, error} for settings that leave a half empty.
+  // segments: {returns, costs, length L, horizon T}; settings: {limit, top, bottom, kappa}.
+  // Returns {threshold, labels, weights}, or {threshold, error} for settings that leave a class empty.
   function partition({ returns, costs, length, horizon }, { limit, top, bottom, kappa }) {
     const threshold = limit * length / horizon;
     const fail = (error) => ({ threshold, error });
     if (top + bottom > 1 + 1e-9) {
-      return fail(`x + y = ${short(top + bottom)} is more than 1: a window cannot be in both halves. Lower x or y.`);
+      return fail(`x + y = ${short(top + bottom)} is more than 1: a segment cannot be in both classes. Lower x or y.`);
     }
     const safe = [...costs.keys()].filter((i) => costs[i] <= threshold);
     if (safe.length === 0) {
       const least = Math.min(...costs);
       return fail(
-        `No window is safe: the limit allows a cost of ${short(threshold)} in ${length} steps, and the smallest ` +
+        `No segment is safe: the limit allows a cost of ${short(threshold)} in ${length} steps, and the smallest ` +
           `cost is ${short(least)}. Raise the cost limit to at least ${short(least * horizon / length)}.`
       );
     }
@@ -28,12 +28,12 @@
     if (!labels.includes(UNDESIRABLE)) {
       const most = Math.max(...costs) * horizon / length;
       return fail(
-        `No window is undesirable: none costs more than ${short(threshold)}, and y is 0. Lower the cost limit ` +
-          `below ${short(most)}, or raise y to make the safe windows of lowest return undesirable.`
+        `No segment is undesirable: none costs more than ${short(threshold)}, and y is 0. Lower the cost limit ` +
+          `below ${short(most)}, or raise y to make the safe segments of lowest return undesirable.`
       );
     }
     if (!labels.includes(DESIRABLE)) {
-      return fail(`No window is desirable: y took all ${ranked.length} safe windows. Lower y.`);
+      return fail(`No segment is desirable: y took all ${ranked.length} safe segments. Lower y.`);
     }
 
     const weights = costs.map(() => 1);
@@ -107,13 +107,13 @@
     const total = view.total.toLocaleString("en");
     const unsafe = view.costs.filter((cost) => cost > threshold).length;
     const head =
-      `<p>${sample}${total} windows of ${view.length} steps; safe up to a cost of ${short(threshold)}: ` +
+      `<p>${sample}${total} segments of ${view.length} steps; safe up to a cost of ${short(threshold)}: ` +
       `${view.costs.length - unsafe} safe, ${unsafe} unsafe</p>`;
     if (error) return `${head}<p class="impossible">${error}</p>`;
     const items = [DESIRABLE, UNDESIRABLE, NEITHER].map((label) => {
       const name = NAMES[label], members = [...labels.keys()].filter((i) => labels[i] === label);
       const found = members.map((i) => weights[i]);
-      let text = `<b>${members.length}</b> ${name === "neither" ? "in neither half" : name}`;
+      let text = `<b>${members.length}</b> ${name === "neither" ? "in neither class" : name}`;
       if (label === UNDESIRABLE) text += ` (${unsafe} unsafe, ${members.length - unsafe} safe)`;
       if (label !== NEITHER) text += `, weights ${Math.min(...found).toFixed(3)} to ${Math.max(...found).toFixed(3)}`;
       return `<li><svg aria-hidden="true"><g class="${name}">${MARKERS[name](7, 7, 4)}</g></svg>${text}</li>`;
