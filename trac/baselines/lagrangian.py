@@ -10,7 +10,7 @@ from trac.baselines.networks import VAE, Ensemble
 from trac.baselines.offline import OfflineLearner
 
 
-class PID(nn.Module):
+class PIDController(nn.Module):
     """Lagrange multiplier by a PID controller (Stooke et al. 2020), its proportional part clipped as in OSRL.
 
     λ = K_P (Δ)+ + K_I I + K_D (Δ - Δ_previous)+ with I ← (I + Δ)+, Δ the cost's excess over its limit.
@@ -63,7 +63,7 @@ class LagrangianLearner(OfflineLearner):
         config, (obs_dim, act_dim) = self.config, self.dims
         sizes, members = [obs_dim + act_dim, *config.hidden], 2 * config.critics
         self.critic, self.cost_critic = Ensemble(members, sizes), Ensemble(members, sizes)
-        self.controller = PID(config.pid)
+        self.controller = PIDController(config.pid)
         self.to(self.device)
         self.critic_target, self.cost_target = target_of(self.critic), target_of(self.cost_critic)
         self.optimizers = {

@@ -60,7 +60,7 @@ class OnlineConfig(Settings):
             )
 
 
-class Multiplier:
+class PIController:
     """λ in [0, largest], by proportional and integral control of a cost's excess over its limit.
 
     The proportional term matters where return is convex in cost: there the integral alone jumps from one end of the
@@ -118,7 +118,7 @@ class OnlineLearner:
         self.steps, self.failed = range(config.every, config.steps + 1, config.every), [0]
         self.state: dict[str, Tensor] = {}
         self.model = self.build(start)
-        self.multiplier = Multiplier(
+        self.multiplier = PIController(
             config.integral_gain, config.proportional_gain, config.max_multiplier, config.initial_multiplier
         )
         env.multiplier = self.multiplier.integral

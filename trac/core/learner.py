@@ -136,16 +136,19 @@ class TracLearner:
         self.graphs[cloning]()
 
     def read(self, step: int) -> list[dict[str, Any]]:
-        """Phase and METRICS of each run, means since the row before; nothing where no row is due after that update."""
-        if step % self.config.log_every and step not in (self.config.bc_steps, self.config.steps):
-            return []
+        """`metrics`, every `log_every` updates and at the end of each phase; nothing after other updates."""
+        due = step % self.config.log_every == 0 or step in (self.config.bc_steps, self.config.steps)
+        return self.metrics(step) if due else []
+
+    def metrics(self, step: int) -> list[dict[str, Any]]:
+        """Phase and METRICS of each run after that update: means since they were last asked for."""
         sums = dict(zip(_SUMS, self.state["sums"].cpu(), strict=True))
         undesirable = sums["updates"] * self.config.batch_size - sums["desirable"]
         means = {name: total / sums["updates"] for name, total in sums.items()}
         means["score_desirable"] = sums["scores_desirable"] / sums["desirable"]
         means["score_undesirable"] = (sums["scores"] - sums["scores_desirable"]) / undesirable
         cloning = step <= self.config.bc_steps
-        if cloning:
+        if cloning:  # there are no scores yet
             means |= dict.fromkeys(METRICS[1:-1], torch.full_like(undesirable, math.nan))
         rows = torch.stack([means[name] for name in METRICS], dim=1).tolist()
         self.state["sums"].zero_()

@@ -1,6 +1,6 @@
 """Make the packaged datasets: constrained reinforcement learning in the real simulators.
 
-    python -m trac.collect BallCircle --out trac/datasets --seed 0
+    python -m trac.experiments.collect BallCircle --out trac/data/packaged --seed 0
 
 Soft actor-critic learns on the reward `r - λ c`. The multiplier λ follows the cost of the current
 policy to a cost limit that starts loose and is tightened along the run, so that one run sweeps the
@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 
 from trac import envs
-from trac.baselines.online import Multiplier, stable_baselines3
+from trac.baselines.online import PIController, stable_baselines3
 from trac.baselines.recorder import Episode, Recorder, relabel
 from trac.data.trajectories import KEYS, Trajectories, from_arrays, write
 
@@ -34,7 +34,7 @@ DSRL_FRONTIER = {
 
 
 @dataclass(frozen=True)
-class Settings:
+class Collection:
     """How one task's data is made."""
 
     max_cost: int  # costlier episodes are dropped [cost per episode]; DSRL's range
@@ -62,7 +62,7 @@ class Settings:
 
 
 SETTINGS = {
-    "BallRun": Settings(
+    "BallRun": Collection(
         max_cost=80,
         trajectories=940,
         steps=44_800,
@@ -76,7 +76,7 @@ SETTINGS = {
         target_entropy=-4,
         refill=20,
     ),
-    "BallCircle": Settings(
+    "BallCircle": Collection(
         max_cost=80,
         trajectories=600,
         steps=70_000,
@@ -90,7 +90,7 @@ SETTINGS = {
         target_entropy=-4,
         refill=20,
     ),
-    "CarCircle": Settings(
+    "CarCircle": Collection(
         max_cost=100,
         trajectories=420,
         steps=150_000,
@@ -110,7 +110,7 @@ SETTINGS = {
 }
 
 
-def collect(task: str, settings: Settings, seed: int) -> list[Episode]:
+def collect(task: str, settings: Collection, seed: int) -> list[Episode]:
     """Train, and return all training episodes and all rollouts in the order in which they were made.
 
     Args:
@@ -144,7 +144,7 @@ def collect(task: str, settings: Settings, seed: int) -> list[Episode]:
     )
     episodes: list[Episode] = []
     trained = 0
-    multiplier = Multiplier(settings.integral_gain, settings.proportional_gain, settings.max_multiplier)
+    multiplier = PIController(settings.integral_gain, settings.proportional_gain, settings.max_multiplier)
     for step in range(settings.checkpoint_every, settings.steps + 1, settings.checkpoint_every):
         model.learn(settings.checkpoint_every, reset_num_timesteps=False)
         rolled = rollouts(model, checkpoint_env, settings.rollouts)
@@ -183,7 +183,7 @@ def _near(episodes: Sequence[Episode], cost: float, width: float) -> int:
     return sum(abs(float(episode["costs"].sum()) - cost) <= width for episode in episodes)
 
 
-def thin(costs: np.ndarray, returns: np.ndarray, settings: Settings, seed: int) -> np.ndarray:
+def thin(costs: np.ndarray, returns: np.ndarray, settings: Collection, seed: int) -> np.ndarray:
     """Choose episodes evenly over cost, and within a bin of cost evenly over return.
 
     Each bin of cost keeps at most `trajectories / cost_bins` episodes, drawn round by round: one from
@@ -243,14 +243,14 @@ def coverage(data: Trajectories) -> pd.DataFrame:
     )
 
 
-def save(folder: Path, task: str, episodes: Sequence[Episode], settings: Settings, seed: int) -> Path:
+def save(folder: Path, task: str, episodes: Sequence[Episode], settings: Collection, seed: int) -> Path:
     """Thin the episodes and write `folder/task.hdf5`, with its origin in the file's attributes."""
     costs = np.array([episode["costs"].sum() for episode in episodes])
     returns = np.array([episode["rewards"].sum() for episode in episodes])
     data = join(task, [episodes[i] for i in thin(costs, returns, settings, seed)])
     packages = ("torch", "stable-baselines3", "gymnasium", "pybullet", "bullet_safety_gym", "dsrl", "numpy")
     origin = {
-        "made_by": f"python -m trac.collect {task} --seed {seed}",
+        "made_by": f"python -m trac.experiments.collect {task} --seed {seed}",
         "seed": str(seed),
         "settings": json.dumps(asdict(settings)),
         "versions": json.dumps({"python": platform.python_version()} | {name: _version(name) for name in packages}),
@@ -270,7 +270,7 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def main(task: str, /, out: Path = Path("trac/datasets"), seed: int = 0) -> None:
+def main(task: str, /, out: Path = Path("trac/data/packaged"), seed: int = 0) -> None:
     """Make one packaged dataset.
 
     Args:

@@ -162,7 +162,7 @@ def values(cmdp: CMDP, policy: ArrayLike, signal: ArrayLike) -> np.ndarray:
     return np.linalg.solve(np.eye(len(moves)) - cmdp.gamma * moves, (policy * np.asarray(signal)).sum(1))
 
 
-def evaluate(cmdp: CMDP, policy: ArrayLike) -> tuple[float, float]:
+def policy_evaluation(cmdp: CMDP, policy: ArrayLike) -> tuple[float, float]:
     """Expected return J_r and expected cost J_c of a policy (S, A), without sampling."""
     visits = occupancy(cmdp, policy)
     return float((visits * cmdp.rewards).sum()), float((visits * cmdp.costs).sum())
@@ -175,7 +175,7 @@ def value_iteration(cmdp: CMDP, multiplier: float = 0.0) -> Optimum:
 
 
 def soft_value_iteration(cmdp: CMDP, reference: ArrayLike, alpha: float, multiplier: float = 0.0) -> Optimum:
-    """Optimal soft values and policy with reward r - λc and the price α KL(π || reference) in each step.
+    """Optimal soft values and policy with reward r - λc and the penalty α KL(π || reference) in each step.
 
     V(s) = α log Σ_a reference(a | s) exp(Q(s, a) / α) and π(a | s) = reference(a | s) exp((Q(s, a) - V(s)) / α).
     A uniform reference gives maximum-entropy reinforcement learning, up to the constant α log A in each step.
@@ -227,7 +227,9 @@ def unroll(cmdp: CMDP, horizon: int, gamma: float = 1.0) -> CMDP:
     )
 
 
-def rollout(cmdp: CMDP, policy: ArrayLike, *, episodes: int, steps: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def sample_episodes(
+    cmdp: CMDP, policy: ArrayLike, *, episodes: int, steps: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Sampled states and actions, each (episodes, steps) int64; -1 after an episode has ended."""
     generator = np.random.default_rng(seed)
     acting = np.cumsum(_distribution(cmdp, policy), axis=1)

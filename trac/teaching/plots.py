@@ -14,8 +14,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from trac.data.trajectories import Trajectories
 from trac.envs import make, render
-from trac.evaluate import interval
 from trac.partition import Segments
+from trac.statistics import interval
 
 _BLIND_SAFE = sns.color_palette("colorblind")
 COLORS = {
@@ -52,18 +52,18 @@ def cost_return(data: Trajectories, cost_limit: float, ax: Axes) -> None:
     ax.set(xlabel="episode cost", ylabel="episode return")
 
 
-def windows(segments: Segments, ax: Axes, *, shown: int = 4_000, seed: int = 0) -> None:
-    """Labelled windows, cost against return, coloured by half; a random sample of at most `shown`."""
+def segments(labelled: Segments, ax: Axes, *, shown: int = 4_000, seed: int = 0) -> None:
+    """Labelled segments, cost against return, coloured by class; a random sample of at most `shown`."""
     generator = np.random.default_rng(seed)
-    pick = generator.permutation(len(segments))[:shown]
-    # Costs of windows are whole numbers in most tasks: a little spread shows how many points lie there.
-    x, y = segments.costs[pick] + generator.uniform(-0.3, 0.3, len(pick)), segments.returns[pick]
+    pick = generator.permutation(len(labelled))[:shown]
+    # Costs of segments are whole numbers in most tasks: a little spread shows how many points lie there.
+    x, y = labelled.costs[pick] + generator.uniform(-0.3, 0.3, len(pick)), labelled.returns[pick]
     for label, name in ((0, "undesirable"), (1, "desirable")):
-        rows = segments.labels[pick] == label
-        count = int((segments.labels == label).sum())
+        rows = labelled.labels[pick] == label
+        count = int((labelled.labels == label).sum())
         ax.scatter(x[rows], y[rows], s=8, color=COLORS[name], alpha=0.6, linewidth=0, label=f"{name} ({count:,})")
-    _limit(ax, segments.cost_limit, f"limit {segments.cost_limit:g}")
-    ax.set(xlabel=f"cost of {segments.length} steps", ylabel=f"return of {segments.length} steps")
+    _limit(ax, labelled.cost_limit, f"limit {labelled.cost_limit:g}")
+    ax.set(xlabel=f"cost of {labelled.length} steps", ylabel=f"return of {labelled.length} steps")
     ax.legend(markerscale=3)
 
 
@@ -73,7 +73,7 @@ def _limit(ax: Axes, x: float, text: str) -> None:
 
 
 def curves(history: pd.DataFrame, axes: Sequence[Axes]) -> None:
-    """A run's cloning loss, classification loss and accuracy, and mean score of each half: three axes."""
+    """A run's cloning loss, classification loss and accuracy, and mean score of each class: three axes."""
     cloning, second = history[history.phase == "bc"], history[history.phase == "trac"]
     axes[0].plot(cloning.step, cloning.loss, color=COLORS["BC-All"])
     axes[0].set(xlabel="update", ylabel="cloning loss", title="reference policy")
@@ -83,7 +83,7 @@ def curves(history: pd.DataFrame, axes: Sequence[Axes]) -> None:
     axes[1].legend()
     for name in ("desirable", "undesirable"):
         axes[2].plot(second.step, second[f"score_{name}"], color=COLORS[name], label=name)
-    axes[2].set(xlabel="update", ylabel="mean score", title="scores of both halves")
+    axes[2].set(xlabel="update", ylabel="mean score", title="scores of both classes")
     axes[2].legend()
 
 
