@@ -182,7 +182,11 @@ def sweep(
 
 
 def on_dask(
-    function: Callable, calls: dict[str, tuple], workers: int, scheduler: str | None, retries: int = 0
+    function: Callable[..., Any],
+    calls: dict[str, tuple[Any, ...]],
+    workers: int,
+    scheduler: str | None,
+    retries: int = 0,
 ) -> Iterator[tuple[str, Any]]:
     """Call a function once for each name, on a LocalCluster or the workers of a running scheduler.
 
