@@ -7,7 +7,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from trac.exercise import attempt
+from trac.teaching.exercise import attempt
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 CHAPTERS = sorted([*NOTEBOOKS.glob("[01][0-9]_*.ipynb"), NOTEBOOKS / "core.ipynb", NOTEBOOKS / "own_task.ipynb"])

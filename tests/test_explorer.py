@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 import trac
-from trac.partition import PartitionError, partition
-from trac.trajectories import from_arrays
+from trac.config import ConfigError
+from trac.partition import partition
+from trac.data.trajectories import from_arrays
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "book" / "explorer.js"
@@ -59,7 +60,7 @@ def labelled(log, limit, settings):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # all returns equal
             segments = partition(log, cost_limit=limit, segment_ratio=1.0, **options)
-    except PartitionError as error:
+    except ConfigError as error:
         return str(error)
     labels = np.full(len(log.starts), -1)
     labels[segments.episodes] = segments.labels
@@ -77,7 +78,7 @@ def settings(limit=20, top=0.5, bottom=0.0, kappa=0.7):
 
 def assert_same(found, expected):
     if isinstance(expected, str):
-        phrase = re.search(r"no window is \w+|is more than 1", expected)[0]
+        phrase = re.search(r"no segment is \w+|is more than 1", expected)[0]
         assert phrase in found["error"].lower()
         return
     labels, weights = expected
@@ -107,7 +108,7 @@ def test_the_script_says_what_trac_partition_says():
                     cases += [(view, settings(limit, top, bottom, kappa)) for kappa in (0.0, 0.7, 1.0)]
     expected = [in_python(*case) for case in cases]
     errors = " ".join(item for item in expected if isinstance(item, str))
-    for phrase in ("no window is safe", "no window is undesirable", "no window is desirable", "is more than 1"):
+    for phrase in ("no segment is safe", "no segment is undesirable", "no segment is desirable", "is more than 1"):
         assert phrase in errors  # every kind of refusal is among the cases
     for found, wanted in zip(in_the_page(cases), expected, strict=True):
         assert_same(found, wanted)

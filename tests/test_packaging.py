@@ -63,7 +63,7 @@ def test_the_environment_of_other_simulators_has_what_trac_needs():
     }
 
 
-@pytest.mark.parametrize("name", ["book/colab_setup.py", "trac/simulators/bullet.py"])
+@pytest.mark.parametrize("name", ["book/colab_setup.py", "trac/envs/bullet.py"])
 def test_packages_without_dependencies_have_one_version(name):
     text = (ROOT / name).read_text()
     for line in lines("requirements-no-deps.txt"):
@@ -79,7 +79,7 @@ def test_a_wheel_has_the_data():
     tool = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     data = {path for path in project_files() if path.is_relative_to(ROOT / "trac") and path.suffix != ".py"}
     assert data == {path for pattern in tool["package-data"]["trac"] for path in (ROOT / "trac").glob(pattern)}
-    assert {path.suffix for path in data} == {".hdf5", ".csv"}
+    assert {path.suffix for path in data} == {".hdf5", ".csv", ".typed"}
 
 
 def test_the_module_imports_what_it_requires():

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import trac
-from trac import sources, trajectories
-from trac.tasks import TASKS
-from trac.trajectories import DatasetError
+from trac.data import download, trajectories
+from trac.data.tasks import TASKS
+from trac.data.trajectories import DatasetError
 
 TASK = "CarRun"  # SafetyCarRun-v0-40-651.hdf5: 651 episodes, the costliest 40
 NAME = TASKS[TASK].file
@@ -109,7 +109,7 @@ def folder(tmp_path, monkeypatch, server):
     """DSRL's folder, and one mirror."""
     monkeypatch.setenv("DSRL_DATASET_DIR", str(tmp_path / "cache"))
     monkeypatch.delenv("TRAC_DSRL_MIRROR", raising=False)
-    monkeypatch.setattr(sources, "MIRRORS", (server.address,))
+    monkeypatch.setattr(download, "MIRRORS", (server.address,))
     return tmp_path / "cache"
 
 
@@ -134,71 +134,71 @@ def test_the_folder_is_dsrls(monkeypatch):
     url = f"http://example.org/{NAME}"
     monkeypatch.delenv("DSRL_DATASET_DIR", raising=False)
     monkeypatch.setattr(offline_env, "DATASET_PATH", os.path.expanduser("~/.dsrl/datasets"))
-    assert str(sources.dsrl_folder() / NAME) == offline_env.filepath_from_url(url)
+    assert str(download.dsrl_folder() / NAME) == offline_env.filepath_from_url(url)
 
 
 def test_the_second_mirror_is_dsrl_0_1_0s():
     infos = pytest.importorskip("dsrl.infos")
-    assert infos.DATASET_URLS[TASK] == f"{sources.MIRRORS[-1]}/{NAME}"
+    assert infos.DATASET_URLS[TASK] == f"{download.MIRRORS[-1]}/{NAME}"
 
 
 def test_a_users_mirror_comes_first(server, folder, monkeypatch):
-    monkeypatch.setattr(sources, "MIRRORS", ("http://127.0.0.1:9/dead",))
+    monkeypatch.setattr(download, "MIRRORS", ("http://127.0.0.1:9/dead",))
     monkeypatch.setenv("TRAC_DSRL_MIRROR", server.address + "/")
-    assert sources.fetch(TASK).is_file() and len(server.log) == 1
+    assert download.fetch(TASK).is_file() and len(server.log) == 1
 
 
 def test_a_cut_transfer_is_resumed_from_where_it_was_cut(server, folder, content, monkeypatch):
-    monkeypatch.setattr(sources, "PAUSE", 0)
+    monkeypatch.setattr(download, "PAUSE", 0)
     server.behaviour = ["cut", "cut"]
-    assert sources.fetch(TASK).read_bytes() == content and names(folder) == KEPT
+    assert download.fetch(TASK).read_bytes() == content and names(folder) == KEPT
     had = len(content) // 2 // PIECE * PIECE
     more = had + (len(content) - had) // 2 // PIECE * PIECE
     assert server.log == [(200, None), (206, f"bytes={had}-"), (206, f"bytes={more}-")]
 
 
 def test_a_later_call_resumes_too_but_not_another_version(server, folder, content, monkeypatch):
-    monkeypatch.setattr(sources, "PAUSE", 0)
+    monkeypatch.setattr(download, "PAUSE", 0)
     server.behaviour = ["cut", 500]
     with pytest.raises(DatasetError, match="answered 500"):
-        sources.fetch(TASK)
+        download.fetch(TASK)
     had = len(content) // 2 // PIECE * PIECE
     assert (folder / f"{NAME}.part").read_bytes() == content[:had]
     server.behaviour, server.version = ["cut"], '"2"'
     with pytest.raises(DatasetError, match="IncompleteRead"):  # it begins anew, and comes no further than the first
-        sources.fetch(TASK)
-    assert sources.fetch(TASK).read_bytes() == content and names(folder) == KEPT
+        download.fetch(TASK)
+    assert download.fetch(TASK).read_bytes() == content and names(folder) == KEPT
     span = f"bytes={had}-"
     assert server.log == [(200, None), (500, span), (200, span), (206, span)]
 
 
 def test_a_server_that_ignores_ranges_is_read_from_the_start(server, folder, content, monkeypatch):
-    monkeypatch.setattr(sources, "PAUSE", 0)
+    monkeypatch.setattr(download, "PAUSE", 0)
     server.behaviour = ["cut", "whole"]
-    assert sources.fetch(TASK).read_bytes() == content
+    assert download.fetch(TASK).read_bytes() == content
     assert [status for status, _ in server.log] == [200, 200]
 
 
 def test_a_server_that_stops_sending_is_left_and_resumed(server, folder, content, monkeypatch):
-    monkeypatch.setattr(sources, "PAUSE", 0)
-    monkeypatch.setattr(sources, "TIMEOUTS", (1.0, 0.3))
+    monkeypatch.setattr(download, "PAUSE", 0)
+    monkeypatch.setattr(download, "TIMEOUTS", (1.0, 0.3))
     server.behaviour = ["stalled"]
-    assert sources.fetch(TASK).read_bytes() == content
+    assert download.fetch(TASK).read_bytes() == content
     assert server.log == [(200, None), (206, f"bytes={len(content) // 2 // PIECE * PIECE}-")]
 
 
 def test_the_next_mirror_is_tried_where_one_fails(server, folder, content, monkeypatch):
-    monkeypatch.setattr(sources, "TIMEOUTS", (1.0, 0.3))
-    monkeypatch.setattr(sources, "MIRRORS", ("http://127.0.0.1:9/dead", *[f"{server.address}/{i}" for i in range(5)]))
+    monkeypatch.setattr(download, "TIMEOUTS", (1.0, 0.3))
+    monkeypatch.setattr(download, "MIRRORS", ("http://127.0.0.1:9/dead", *[f"{server.address}/{i}" for i in range(5)]))
     server.behaviour = [404, "silent", 500, "length unknown"]
-    assert sources.fetch(TASK).read_bytes() == content
+    assert download.fetch(TASK).read_bytes() == content
     assert [status for status, _ in server.log] == [404, 500, 200, 200]
 
 
 def test_when_nothing_is_reachable_one_error_says_it_all(server, folder, monkeypatch):
-    monkeypatch.setattr(sources, "TIMEOUTS", (1.0, 0.3))
+    monkeypatch.setattr(download, "TIMEOUTS", (1.0, 0.3))
     mirrors = ("http://127.0.0.1:9/dead", *[f"{server.address}/{name}" for name in "abc"])
-    monkeypatch.setattr(sources, "MIRRORS", mirrors)
+    monkeypatch.setattr(download, "MIRRORS", mirrors)
     server.content, server.behaviour = b"<html>maintenance</html>" * 99, ["good", 404, "silent"]
     with pytest.raises(DatasetError) as caught:
         trac.load(TASK, source="dsrl")
@@ -224,7 +224,7 @@ def test_when_nothing_is_reachable_one_error_says_it_all(server, folder, monkeyp
 def test_a_file_that_is_not_what_its_name_says_is_refused(server, folder, tmp_path, change, message):
     server.content = stand_in(tmp_path / "other.hdf5", **change)
     with pytest.raises(DatasetError, match=message):
-        sources.fetch(TASK)
+        download.fetch(TASK)
     assert names(folder) == [f"{NAME}.lock"]
 
 
@@ -235,7 +235,7 @@ def test_the_check_passes_what_dsrl_says_of_its_files(tmp_path):
         with h5py.File(tmp_path / task.file, "w") as file:
             file.update({key: np.ones((count, 1)) for key in trajectories.KEYS})
             file["costs"][...] = np.linspace(infos.MIN_EPISODE_COST[name], infos.MAX_EPISODE_COST[name], count)[:, None]
-        sources.check(tmp_path / task.file, task.file)
+        download.check(tmp_path / task.file, task.file)
 
 
 def test_a_truncated_file_of_another_tool_is_kept_aside_and_fetched_again(server, folder, content):
@@ -255,20 +255,20 @@ def test_a_whole_file_put_there_by_hand_is_used(server, folder, content):
 
 
 def test_a_file_that_changed_after_it_was_fetched_is_noticed(server, folder, content):
-    path = sources.fetch(TASK)
+    path = download.fetch(TASK)
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.warns(UserWarning, match="its SHA-256 is not the one in .*sha256"):
-        sources.fetch(TASK)
+        download.fetch(TASK)
     assert path.read_bytes() == content
     path.unlink()
     server.content = content + b" "
     with pytest.raises(DatasetError, match="(?s)does not match the known hash.*delete that if DSRL has"):
-        sources.fetch(TASK)
+        download.fetch(TASK)
 
 
 def test_two_processes_fetch_one_file_once(server, folder, content):
     server.behaviour = ["waits"]
-    script = f"from trac import sources; print('ready', flush=True); print(sources.fetch({TASK!r}).stat().st_size)"
+    script = f"from trac.data import download; print('ready', flush=True); print(download.fetch({TASK!r}).stat().st_size)"
     environment = os.environ | {"TRAC_DSRL_MIRROR": server.address, "TQDM_DISABLE": "1"}
     processes = [
         subprocess.Popen([sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE, text=True)
@@ -289,12 +289,12 @@ def test_a_full_disk_is_said_and_what_came_is_kept(server, tmp_path, monkeypatch
         pytest.skip("this user may not mount a small tmpfs")
     try:
         monkeypatch.setenv("DSRL_DATASET_DIR", str(disk))
-        monkeypatch.setattr(sources, "MIRRORS", (server.address,))
+        monkeypatch.setattr(download, "MIRRORS", (server.address,))
         with pytest.raises(DatasetError, match=r"could not be written \(.*No space left on device.*DSRL_DATASET_DIR"):
-            sources.fetch(TASK)
+            download.fetch(TASK)
         assert not (disk / NAME).exists()
         subprocess.run(["mount", "-o", "remount,size=4m", str(disk)], check=True)
-        assert sources.fetch(TASK).read_bytes() == content
+        assert download.fetch(TASK).read_bytes() == content
         assert [status for status, _ in server.log] == [200, 206]
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
@@ -303,6 +303,6 @@ def test_a_full_disk_is_said_and_what_came_is_kept(server, tmp_path, monkeypatch
 def test_a_folder_that_cannot_be_written_is_read(server, folder, content, monkeypatch):
     folder.mkdir()
     (folder / NAME).write_bytes(content)
-    monkeypatch.setattr(sources.os, "access", lambda path, mode: False)
+    monkeypatch.setattr(download.os, "access", lambda path, mode: False)
     trac.load(TASK, source="dsrl")
     assert names(folder) == [NAME]

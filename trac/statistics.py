@@ -73,7 +73,7 @@ def differences(runs: pd.DataFrame, by: Sequence[str], setting: str, baseline: A
     changed = others.assign(**(others[scores] - base.reindex(others.index))).reset_index()
     rows = [
         dict(zip([*by, setting], values, strict=True)) | {"runs": len(group)} | _means(group)
-        for values, group in changed.groupby([*by, setting], sort=False)
+        for values, group in changed.groupby([*by, setting], sort=False, dropna=False)
     ]
     return pd.DataFrame(rows)
 

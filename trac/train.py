@@ -1,7 +1,7 @@
 """train(): clone a reference policy, then train the policy as a classifier of segments (paper, algorithm 1)."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, overload
@@ -33,8 +33,9 @@ class TrainingError(RuntimeError):
     """Some runs met a loss or a gradient that was not finite.
 
     Attributes:
-        runs: all runs of the call. A failed one holds the last weights that a finite gradient made, and
-            the update at which it failed in `record["failed_step"]`.
+        runs: all runs of the call. A failed one of TraC holds the last weights that a finite gradient made, and
+            the update at which it failed in `record["failed_step"]`; a baseline's holds what it came to, and the
+            update after which a metric was found not to be finite.
     """
 
     def __init__(self, message: str, runs: list[Run]):
@@ -139,12 +140,15 @@ def train_on(
         for indices in stacks.values()
     )
     arrays = [array for s in segments for array in (s.starts, s.labels, s.weights)]
-    identity = {"algorithm": algorithm, "segments": checkpoint.fingerprint(*arrays)}
-    return run_all(data, groups, identity=identity, **options)
+    identity = {
+        "algorithm": algorithm,
+        "segments": checkpoint.fingerprint(*arrays),
+        "data": checkpoint.fingerprint(data.observations, data.actions),
+    }
+    return run_all(groups, identity=identity, **options)
 
 
 def run_all(
-    data: Trajectories,
     groups: Iterable[tuple[Sequence[int], Sequence[Learner]]],
     *,
     identity: dict[str, Any],
@@ -153,14 +157,14 @@ def run_all(
     resume: bool = False,
     progress: bool = True,
     checkpoint_every: int = 500,
+    simulator: Mapping[str, Any] | None = None,
 ) -> list[Run]:
     """Fit groups of learners one after the other, keep other processes out of the folder, and save what is finished.
 
     Args:
-        data: what they learn from.
         groups: learners that are trained side by side, with the place of each of their runs in the result; made when
             the group before is finished.
-        identity: see `fit`.
+        identity, simulator: see `fit`.
         single: there is one run, which is saved in `out` itself.
 
     For the rest and the errors see `train`.
@@ -172,13 +176,19 @@ def run_all(
     with checkpoint.locked(folder):
         if folder and not resume and any(path for pattern in _TRACES for path in folder.glob(pattern)):
             raise ConfigError(f"{folder} holds a run already: pass resume=True to go on with it, or another folder.")
-        if folder:
-            identity |= {"data": checkpoint.fingerprint(data.observations, data.actions)}
         for number, (indices, group) in enumerate(groups):
-            place = folder and folder / "checkpoints" / f"{number:02d}"
+            # Without a state to save, which an online learner's simulator has not, there are no checkpoints.
+            place = folder / "checkpoints" / f"{number:02d}" if folder and group[0].state else None
             with _tensor_cores(group[0].device):
-                options: dict[str, Any] = dict(folder=place, resume=resume, checkpoint_every=checkpoint_every)
-                runs = fit(group, identity=identity, progress=progress, **options)
+                runs = fit(
+                    group,
+                    identity=identity,
+                    folder=place,
+                    resume=resume,
+                    progress=progress,
+                    checkpoint_every=checkpoint_every,
+                    simulator=simulator,
+                )
             for index, run in zip(indices, runs, strict=True):
                 finished[index] = run
                 if folder:

@@ -1,4 +1,4 @@
-"""Methods that TraC is compared with; each has the signature of `trac.train`.
+"""Methods that TraC is compared with; an offline one is called like `trac.train`, with a config of its own.
 
 A method is imported from its module, which leaves the others unloaded: `from trac.baselines.cpq import CPQConfig, cpq`.
 """

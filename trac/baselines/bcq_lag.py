@@ -19,30 +19,22 @@ from torch import Tensor, nn
 from trac.baselines.lagrangian import LagrangianLearner
 from trac.baselines.losses import descend, fused_adam, soft_update, target_of
 from trac.baselines.networks import VAE, BaselinePolicy, mlp
-from trac.baselines.offline import OfflineConfig, train_offline
-from trac.config import Count, NonNegative, Positive, PositiveShare, Widths
+from trac.baselines.offline import CriticConfig, train_offline
+from trac.config import Count, NonNegative, PositiveShare
 from trac.data.trajectories import Trajectories
 
 
 @dataclass(frozen=True)
-class BCQLagConfig(OfflineConfig):
+class BCQLagConfig(CriticConfig):
     """Settings of BCQ-Lag. Source of the published values: OSRL, examples/configs/bcql_configs.py."""
 
-    gamma: PositiveShare = 0.99  # discount
-    tau: PositiveShare = 0.005  # share of the new weights in a target network's update
-    hidden: Widths = (128, 128)  # widths of the perturbation's network and of the critics
-    vae_hidden: Count = 128  # width of the VAE's two hidden layers
-    beta: NonNegative = 0.5  # weight of the VAE's KL term
     phi: NonNegative = 0.05  # Φ, largest change of a proposed action in each dimension
     critics: Count = 1  # networks in each half of each critic
     samples: Count = 4  # proposed actions for each next observation
     mixture: PositiveShare = 0.75  # λ of `mixed_maximum`, the weight of the smaller half
     pid: tuple[float, float, float] = (0.1, 0.003, 0.001)  # gains of the multiplier: proportional, integral, derivative
-    actor_learning_rate: Positive = 1e-3
-    critic_learning_rate: Positive = 1e-3
-    vae_learning_rate: Positive = 1e-3
 
-    published: ClassVar = dict(batch_size=512, hidden=(256, 256), vae_hidden=400, critics=2, samples=10)
+    published: ClassVar = CriticConfig.published | dict(critics=2)
 
 
 class Perturbation(nn.Module):
@@ -92,11 +84,11 @@ class BCQLag(LagrangianLearner):
     def update(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         vae, perturbation = self.policy.vae, self.policy.perturbation
         metrics = self.update_vae(vae, batch)
-        following = batch["next_observations"].repeat_interleave(self.config.samples, 0)
+        s_next = batch["next_observations"].repeat_interleave(self.config.samples, 0)
         with torch.no_grad():
-            actions = self.perturbation_target(following, torch.tanh(vae.sample(following)))
+            actions = self.perturbation_target(s_next, torch.tanh(vae.sample(s_next)))
             proposed = torch.tanh(vae.sample(batch["observations"]))
-        metrics |= self.update_critics(batch, following, actions)
+        metrics |= self.update_critics(batch, s_next, actions)
 
         actions = perturbation(batch["observations"], proposed)
         q, penalty, of_policy = self.lagrangian(batch["observations"], actions)

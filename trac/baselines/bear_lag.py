@@ -19,20 +19,15 @@ from torch import Tensor
 from trac.baselines.lagrangian import LagrangianLearner
 from trac.baselines.losses import descend, fused_adam, soft_update, target_of
 from trac.baselines.networks import VAE, SquashedGaussian
-from trac.baselines.offline import OfflineConfig, train_offline
-from trac.config import Count, NonNegative, Positive, PositiveShare, Widths
+from trac.baselines.offline import CriticConfig, train_offline
+from trac.config import Count, NonNegative, Positive, PositiveShare
 from trac.data.trajectories import Trajectories
 
 
 @dataclass(frozen=True)
-class BEARLagConfig(OfflineConfig):
+class BEARLagConfig(CriticConfig):
     """Settings of BEAR-Lag. Source of the published values: OSRL, examples/configs/bearl_configs.py."""
 
-    gamma: PositiveShare = 0.99  # discount
-    tau: PositiveShare = 0.005  # share of the new weights in a target network's update
-    hidden: Widths = (128, 128)  # widths of actor and critics
-    vae_hidden: Count = 128  # width of the VAE's two hidden layers
-    beta: NonNegative = 0.5  # weight of the VAE's KL term
     critics: Count = 1  # networks in each half of each critic
     samples: Count = 4  # actions for each next observation
     mixture: PositiveShare = 0.75  # λ of `mixed_maximum`, the weight of the smaller half
@@ -41,12 +36,9 @@ class BEARLagConfig(OfflineConfig):
     mmd_limit: NonNegative = 0.05  # ε, allowed discrepancy
     mmd_samples: Count = 4  # actions for each observation on both sides of the discrepancy
     pid: tuple[float, float, float] = (0.1, 0.003, 0.001)  # gains of the multiplier: proportional, integral, derivative
-    actor_learning_rate: Positive = 1e-3
-    critic_learning_rate: Positive = 1e-3
-    vae_learning_rate: Positive = 1e-3
     alpha_learning_rate: Positive = 1e-3  # of log α, the discrepancy's multiplier
 
-    published: ClassVar = dict(batch_size=512, hidden=(256, 256), vae_hidden=400, critics=2, samples=10, mmd_samples=10)
+    published: ClassVar = CriticConfig.published | dict(critics=2, mmd_samples=10)
 
 
 def discrepancy(first: Tensor, second: Tensor, sigma: float, kernel: str) -> Tensor:
@@ -90,10 +82,10 @@ class BEARLag(LagrangianLearner):
     def update(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         config, s = self.config, batch["observations"]
         metrics = self.update_vae(self.vae, batch)
-        following = batch["next_observations"].repeat_interleave(config.samples, 0)
+        s_next = batch["next_observations"].repeat_interleave(config.samples, 0)
         with torch.no_grad():
-            actions = self.policy_target.sample(following)
-        metrics |= self.update_critics(batch, following, actions)
+            actions = self.policy_target.sample(s_next)
+        metrics |= self.update_critics(batch, s_next, actions)
 
         repeated = s.repeat_interleave(config.mmd_samples, 0)
         with torch.no_grad():

@@ -26,7 +26,7 @@ from trac.baselines.transformer import DecisionTransformer
 from trac.config import ConfigError, Count, CountOrZero, Dropout, Finite, NonNegative, Positive
 from trac.data.trajectories import Trajectories
 
-AUGMENT = 2  # what a random number is for; see `trac.baselines.learner`
+AUGMENT = 2  # what a random number is for; see `trac.baselines.offline`
 
 # Return to ask for at each cost limit, degree of the frontier, largest return of a made-up pair, and how much lower an
 # episode's return may be than that of the one it stands in for (OSRL, examples/configs/cdt_configs.py).
@@ -204,7 +204,7 @@ class CDT(OfflineLearner):
             "cost_shift": (costs - data.episode_costs[episodes]).astype(np.float32),
         }
         self.episodes = {name: torch.as_tensor(array, device=self.device) for name, array in arrays.items()}
-        for name, values in (("returns", data.rewards * np.float32(config.reward_scale)), ("to_pay", data.costs)):
+        for name, values in (("returns", data.rewards * np.float32(config.reward_scale)), ("cost_to_go", data.costs)):
             self.data[name] = torch.as_tensor(to_go(values, data.starts, data.lengths), device=self.device)
 
     def batch(self) -> dict[str, Tensor]:
@@ -217,14 +217,14 @@ class CDT(OfflineLearner):
         rows = drawn["starts"] + times
         batch = {name: self.data[name][rows] for name in ("observations", "actions", "costs")}
         batch["returns"] = self.data["returns"][rows] + drawn["return_shift"]
-        batch["to_pay"] = self.data["to_pay"][rows] + drawn["cost_shift"]
+        batch["cost_to_go"] = self.data["cost_to_go"][rows] + drawn["cost_shift"]
         return batch | {"mask": mask, "times": times}
 
     def update(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         config, mask = self.config, batch["mask"]
-        names = ("observations", "actions", "returns", "to_pay", "times")
-        following, logits = self.policy(*(batch[name] for name in names))
-        log_prob, entropy = following.log_prob(batch["actions"])[mask].mean(), following.entropy()[mask].mean()
+        names = ("observations", "actions", "returns", "cost_to_go", "times")
+        predicted, logits = self.policy(*(batch[name] for name in names))
+        log_prob, entropy = predicted.log_prob(batch["actions"])[mask].mean(), predicted.entropy()[mask].mean()
         costly = (batch["costs"] > 0).long()
         cost_loss = (F.cross_entropy(logits.flatten(0, 1), costly.flatten(), reduction="none") * mask.flatten()).mean()
         temperature = self.log_temperature.exp()

@@ -73,8 +73,8 @@ def inverse_slope(y: Tensor) -> Tensor:
 
 def advantage(batch: dict[str, Tensor], nu: Tensor, nu_next: Tensor, multiplier: Tensor, gamma: float) -> Tensor:
     """e(s, a) = r - λ c + γ ν(s') - ν(s), with ν(s') = 0 after the end: (N,)."""
-    following = gamma * (1 - batch["done"]) * nu_next
-    return batch["rewards"] - multiplier * batch["costs"] + following - nu
+    next_value = gamma * (1 - batch["done"]) * nu_next
+    return batch["rewards"] - multiplier * batch["costs"] + next_value - nu
 
 
 def dual_loss(e: Tensor, nu_first: Tensor, alpha: float, gamma: float) -> Tensor:
@@ -137,7 +137,7 @@ class COptiDICE(OfflineLearner):
         s, a = (batch[name] + spread * torch.randn_like(batch[name]) for name, spread in self.spread.items())
         policy_loss = -(w * self.policy(s).log_prob(torch.atanh(a.clamp(-LARGEST, LARGEST))).sum(-1)).mean()
         descend(optimizers["policy"], policy_loss)
-        metrics |= {"nu_loss": nu_loss, "policy_loss": policy_loss, "weight": w.mean(), "cost": cost}
+        metrics |= {"nu_loss": nu_loss, "policy_loss": policy_loss, "weight": w.mean(), "estimated_cost": cost}
         return metrics | {"multiplier": multiplier}
 
     def _cost_bound(self, batch: dict[str, Tensor], w: Tensor, first: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

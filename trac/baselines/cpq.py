@@ -23,31 +23,24 @@ from torch import Tensor
 
 from trac.baselines.losses import bellman_target, critic_loss, descend, fused_adam, soft_update, target_of
 from trac.baselines.networks import VAE, Ensemble, SquashedGaussian, kl_to_standard_normal
-from trac.baselines.offline import OfflineConfig, OfflineLearner, train_offline
-from trac.config import Count, NonNegative, Positive, PositiveShare, Widths
+from trac.baselines.offline import CriticConfig, OfflineLearner, train_offline
+from trac.config import Count, NonNegative, Positive, PositiveShare
 from trac.data.trajectories import Trajectories
 
 
 @dataclass(frozen=True)
-class CPQConfig(OfflineConfig):
+class CPQConfig(CriticConfig):
     """Settings of CPQ. Source of the published values: OSRL, examples/configs/cpq_configs.py."""
 
-    gamma: PositiveShare = 0.99  # discount
-    tau: PositiveShare = 0.005  # share of the new weights in a target network's update
-    hidden: Widths = (128, 128)  # widths of actor and critics
-    vae_hidden: Count = 128  # width of the VAE's two hidden layers
-    beta: NonNegative = 0.5  # weight of the VAE's KL term
     critics: Count = 2  # networks of each critic, of which the smallest value counts
     samples: Count = 4  # actions of the policy for each observation in the penalty
     unseen: PositiveShare = 0.25  # share of those that counts as unseen: the highest KL
     margin: NonNegative = 1.5  # unseen actions shall cost this times the limit
     penalty: bool = True  # False: no gradient of the penalty
     actor_learning_rate: Positive = 1e-4
-    critic_learning_rate: Positive = 1e-3
-    vae_learning_rate: Positive = 1e-3
     alpha_learning_rate: Positive = 1e-4  # of log α, the penalty's multiplier
 
-    published: ClassVar = dict(batch_size=512, hidden=(256, 256), vae_hidden=400, samples=10, penalty=False)
+    published: ClassVar = CriticConfig.published | dict(penalty=False)
 
 
 def penalised(q: Tensor, cost: Tensor, limit: float) -> Tensor:
@@ -56,7 +49,7 @@ def penalised(q: Tensor, cost: Tensor, limit: float) -> Tensor:
 
 
 def unseen_cost(cost: Tensor, kl: Tensor, share: float) -> Tensor:
-    """Mean cost of the actions with the highest KL, a share of them all: (n, N), (n, N) -> ()."""
+    """Mean cost of the actions with the highest KL, a share of them all: (N,), (N,) -> ()."""
     unseen = kl >= torch.quantile(kl, 1 - share)
     return (cost * unseen).sum() / unseen.sum()
 
@@ -87,15 +80,15 @@ class CPQ(OfflineLearner):
 
     def update(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         config, limit, optimizers = self.config, self.limit(), self.optimizers
-        s, a, following = batch["observations"], batch["actions"], batch["next_observations"]
+        s, a, s_next = batch["observations"], batch["actions"], batch["next_observations"]
 
         vae_loss = self.vae.loss(s, a, config.beta)
         descend(optimizers["vae"], vae_loss)
 
         with torch.no_grad():
-            a_next = self.policy.sample(following)
-            q_next = self.critic_target(following, a_next).amin(0)
-            cost_next = self.cost_target(following, a_next).amin(0)
+            a_next = self.policy.sample(s_next)
+            q_next = self.critic_target(s_next, a_next).amin(0)
+            cost_next = self.cost_target(s_next, a_next).amin(0)
         credit = penalised(q_next, cost_next, limit)
         target = bellman_target(batch["rewards"], credit, config.gamma, batch["done"])
         q_loss = critic_loss(self.critic(s, a), target)

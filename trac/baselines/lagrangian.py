@@ -77,17 +77,17 @@ class LagrangianLearner(OfflineLearner):
         descend(self.optimizers["vae"], loss)
         return {"vae_loss": loss}
 
-    def update_critics(self, batch: dict[str, Tensor], following: Tensor, actions: Tensor) -> dict[str, Tensor]:
+    def update_critics(self, batch: dict[str, Tensor], s_next: Tensor, actions: Tensor) -> dict[str, Tensor]:
         """Bellman updates of both critics.
 
         Args:
-            following: (N · samples, obs_dim) next observations, each `samples` times.
+            s_next: (N · samples, obs_dim) next observations, each `samples` times.
             actions: (N · samples, act_dim) in them.
         """
         config, s, a = self.config, batch["observations"], batch["actions"]
         with torch.no_grad():
-            best = mixed_maximum(self.critic_target(following, actions), config.samples, config.mixture)
-            costliest = mixed_maximum(self.cost_target(following, actions), config.samples, config.mixture)
+            best = mixed_maximum(self.critic_target(s_next, actions), config.samples, config.mixture)
+            costliest = mixed_maximum(self.cost_target(s_next, actions), config.samples, config.mixture)
         loss = critic_loss(self.critic(s, a), bellman_target(batch["rewards"], best, config.gamma, batch["done"]))
         descend(self.optimizers["critic"], loss)
         # As in OSRL, the cost goes on after the end of an episode (see `discounted_limit`), and is the costliest's.

@@ -22,9 +22,9 @@ def discounted_limit(cost_limit: float, gamma: float, horizon: int) -> float:
     return cost_limit * total / horizon
 
 
-def bellman_target(signal: Tensor, following: Tensor, gamma: float, done: Tensor | float = 0.0) -> Tensor:
-    """(N,) signal + γ (1 - done) following, without a gradient."""
-    return (signal + gamma * (1 - done) * following).detach()
+def bellman_target(signal: Tensor, next_values: Tensor, gamma: float, done: Tensor | float = 0.0) -> Tensor:
+    """(N,) signal + γ (1 - done) next_values, without a gradient."""
+    return (signal + gamma * (1 - done) * next_values).detach()
 
 
 def critic_loss(values: Tensor, target: Tensor) -> Tensor:

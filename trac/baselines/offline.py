@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from trac.baselines.losses import discounted_limit
 from trac.baselines.networks import BaselinePolicy
-from trac.config import Count, CountOrZero, Positive, Settings
+from trac.config import Count, CountOrZero, NonNegative, Positive, PositiveShare, Settings, Widths
+from trac.core import checkpoint
 from trac.core.run import Run
 from trac.data.tasks import TASKS, get_task
 from trac.data.trajectories import Trajectories
@@ -52,6 +53,24 @@ class OfflineConfig(Settings):
         return cls(task=task, cost_limit=cost_limit, seed=seed).replace(
             steps=steps, eval_every=2_500, eval_episodes=10, **cls.published
         )
+
+
+@dataclass(frozen=True)
+class CriticConfig(OfflineConfig):
+    """The fields of the methods with critics of reward and cost and a VAE of the actions."""
+
+    gamma: PositiveShare = 0.99  # discount
+    tau: PositiveShare = 0.005  # share of the new weights in a target network's update
+    hidden: Widths = (128, 128)  # widths of the critics and of what acts
+    vae_hidden: Count = 128  # width of the VAE's two hidden layers
+    beta: NonNegative = 0.5  # weight of the VAE's KL term
+    critics: Count = 1  # networks of each critic, or of each of its halves
+    samples: Count = 4  # actions for each observation
+    actor_learning_rate: Positive = 1e-3
+    critic_learning_rate: Positive = 1e-3
+    vae_learning_rate: Positive = 1e-3
+
+    published: ClassVar[dict[str, Any]] = dict(batch_size=512, hidden=(256, 256), vae_hidden=400, samples=10)
 
 
 def transitions(data: Trajectories, device: torch.device, reward_scale: float) -> dict[str, Tensor]:
@@ -196,5 +215,7 @@ def train_offline(
     configs, where = config_list(data, config, method.Config), find_device(device)
     groups = (([i], [method(c, data, where)]) for i, c in enumerate(configs))
     single = isinstance(config, Settings)
-    runs = run_all(data, groups, identity={"algorithm": method.algorithm}, single=single, **options)
+    names = ("observations", "next_observations", "actions", "rewards", "costs", "terminals", "timeouts")
+    arrays = checkpoint.fingerprint(*(getattr(data, name) for name in names))
+    runs = run_all(groups, identity={"algorithm": method.algorithm, "data": arrays}, single=single, **options)
     return runs[0] if single else runs

@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, ClassVar
 
@@ -20,11 +19,11 @@ from trac import envs
 from trac.baselines.networks import BaselinePolicy, mlp
 from trac.baselines.recorder import Recorder
 from trac.config import ConfigError, Count, CountOrZero, NonNegative, Positive, Settings, Widths
-from trac.core.fit import fit
 from trac.core.run import Run
 from trac.data.tasks import TASKS
 from trac.envs.randomness import numpy_state
 from trac.evaluate import MakeEnv
+from trac.train import run_all
 
 
 @dataclass(frozen=True)
@@ -113,11 +112,11 @@ class OnlineLearner:
     algorithm: ClassVar[str]
     Config: ClassVar[type[OnlineConfig]]
 
-    def __init__(self, config: Any, env: Recorder, device: str | torch.device, start: Any):
+    def __init__(self, config: Any, env: Recorder, device: str | torch.device, warm_start: Any):
         self.config, self.configs, self.env, self.device = config, [config], env, torch.device(device)
         self.steps, self.failed = range(config.every, config.steps + 1, config.every), [0]
         self.state: dict[str, Tensor] = {}
-        self.model = self.build(start)
+        self.model = self.build(warm_start)
         self.multiplier = PIController(
             config.integral_gain, config.proportional_gain, config.max_multiplier, config.initial_multiplier
         )
@@ -125,7 +124,7 @@ class OnlineLearner:
         self.before = self.seen = len(env.episodes)  # those of offline data
         self.multiplier_moved()
 
-    def build(self, start: Any) -> Any:
+    def build(self, warm_start: Any) -> Any:
         """The model, with what the run starts from, if anything."""
         raise NotImplementedError
 
@@ -181,7 +180,7 @@ def train_online(
     device: str | torch.device = "cpu",
     out: str | os.PathLike[str] | None = None,
     progress: bool = True,
-    start: Any = None,
+    warm_start: Any = None,
 ) -> Run | list[Run]:
     """Learn in the simulator, one run after the other where a list of configs is given.
 
@@ -194,7 +193,7 @@ def train_online(
         device: for the networks.
         out: folder for the finished run; of a list, each run has a subfolder, from 000 on.
         progress: show a progress bar.
-        start: what the method starts from, if anything.
+        warm_start: what the method starts from, if anything.
 
     Returns:
         A Run, or a list of Runs. Its policy acts by the mean; its history has a row for each update of the multiplier:
@@ -207,8 +206,7 @@ def train_online(
         ImportError: Stable-Baselines3 is not installed.
         MissingSimulator: the task's simulator is not installed.
     """
-    configs = [config] if isinstance(config, Settings) else list(config)
-    runs: list[Run] = []
+    configs: list[Any] = [config] if isinstance(config, Settings) else list(config)
     for c in configs:
         if not isinstance(c, method.Config):
             raise ConfigError(f"{c!r} is not a {method.Config.__name__}: pass one, or a list of them.")
@@ -217,17 +215,23 @@ def train_online(
                 f"{c.task} is a task of your own: pass reward_range=(lowest, highest) episode return, or let "
                 f"eval_episodes be 0."
             )
-        # Runs may themselves be processes side by side, so that episodes stay in this one.
-        simulator = dict(env=env, reward_range=reward_range, workers=1)
-        with _global_generators_as_they_were():
-            recorder = Recorder(env() if env else envs.make(c.task), c.reward_scale)
-            learner = method(c, recorder, device, start)
-            (run,) = fit([learner], identity={"algorithm": method.algorithm}, progress=progress, simulator=simulator)
-        run.record["versions"]["stable-baselines3"] = stable_baselines3().__version__
-        if out is not None:
-            run.save(out if isinstance(config, Settings) else Path(out) / f"{len(runs):03d}")
-        runs.append(run)
-    return runs[0] if isinstance(config, Settings) else runs
+    single = isinstance(config, Settings)
+    groups = (
+        ([i], [method(c, Recorder(env() if env else envs.make(c.task), c.reward_scale), device, warm_start)])
+        for i, c in enumerate(configs)
+    )
+    # Runs may themselves be processes side by side, so that episodes stay in this one.
+    simulator = dict(env=env, reward_range=reward_range, workers=1)
+    with _global_generators_as_they_were():
+        runs = run_all(
+            groups,
+            identity={"algorithm": method.algorithm},
+            single=single,
+            out=out,
+            progress=progress,
+            simulator=simulator,
+        )
+    return runs[0] if single else runs
 
 
 @contextmanager

@@ -41,7 +41,7 @@ class PPOLag(OnlineLearner):
     algorithm = "ppo_lag"
     Config = PPOLagConfig
 
-    def build(self, start: Policy | None) -> Any:
+    def build(self, warm_start: Policy | None) -> Any:
         config = self.config
         model = stable_baselines3().PPO(
             "MlpPolicy",
@@ -63,11 +63,11 @@ class PPOLag(OnlineLearner):
         )
         # The same parameters, which the optimizer has already; then tanh.
         model.policy.action_net = nn.Sequential(model.policy.action_net, nn.Tanh())
-        if start is not None:
-            self._start_from(start, _linears(model))
+        if warm_start is not None:
+            self._copy(warm_start, _linears(model))
         return model
 
-    def _start_from(self, init: Policy, layers: list[nn.Linear]) -> None:
+    def _copy(self, init: Policy, layers: list[nn.Linear]) -> None:
         if (hidden := tuple(init.settings["hidden"])) != self.config.hidden:
             raise ConfigError(f"init has hidden={hidden} and the config hidden={self.config.hidden}.")
         with torch.no_grad():
@@ -93,4 +93,4 @@ def ppo_lag(config: PPOLagConfig | Sequence[PPOLagConfig], *, init: Policy | Non
 
     For the rest, and what is returned and raised, see `trac.baselines.online.train_online`.
     """
-    return train_online(PPOLag, config, start=init, **options)
+    return train_online(PPOLag, config, warm_start=init, **options)

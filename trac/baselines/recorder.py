@@ -30,15 +30,15 @@ class Recorder(gym.Wrapper):
 
     def step(self, action: Any) -> Any:
         action = np.clip(action, -1, 1)
-        upcoming, reward, terminal, timeout, info = self.env.step(action)
+        next_observation, reward, terminal, timeout, info = self.env.step(action)
         # The order of KEYS.
-        self._rows.append((self._observation, upcoming, action, reward, info["cost"], terminal, timeout))
-        self._observation = upcoming
+        self._rows.append((self._observation, next_observation, action, reward, info["cost"], terminal, timeout))
+        self._observation = next_observation
         self.cumulative_cost += float(info["cost"])
         if terminal or timeout:
             columns = zip(*self._rows, strict=True)
             self.episodes.append({k: np.array(column, np.float32) for k, column in zip(KEYS, columns, strict=True)})
-        return upcoming, self.scale * (reward - self.multiplier * info["cost"]), terminal, timeout, info
+        return next_observation, self.scale * (reward - self.multiplier * info["cost"]), terminal, timeout, info
 
 
 def relabel(buffer: Any, env: Recorder) -> None:

@@ -41,8 +41,8 @@ class SACLag(OnlineLearner):
     algorithm = "sac_lag"
     Config = SACLagConfig
 
-    def build(self, start: Trajectories | None) -> Any:
-        config, offline = self.config, 0 if start is None else len(start)
+    def build(self, warm_start: Trajectories | None) -> Any:
+        config, offline = self.config, 0 if warm_start is None else len(warm_start)
         model = stable_baselines3().SAC(
             "MlpPolicy",
             self.env,
@@ -59,13 +59,13 @@ class SACLag(OnlineLearner):
             ent_coef="auto_0.1",
             target_entropy="auto" if config.entropy is None else config.entropy,
         )
-        if start is not None:
-            if start.task != config.task:
-                raise ConfigError(f"the config is for {config.task} and the buffer's data is of {start.task}.")
-            fill(model.replay_buffer, start)
+        if warm_start is not None:
+            if warm_start.task != config.task:
+                raise ConfigError(f"the config is for {config.task} and the buffer's data is of {warm_start.task}.")
+            fill(model.replay_buffer, warm_start)
             # `relabel` finds them where those of the simulator follow.
-            ends = np.cumsum(start.lengths)[:-1]
-            columns = {key: np.split(getattr(start, key), ends) for key in KEYS}
+            ends = np.cumsum(warm_start.lengths)[:-1]
+            columns = {key: np.split(getattr(warm_start, key), ends) for key in KEYS}
             self.env.episodes = [dict(zip(KEYS, rows, strict=True)) for rows in zip(*columns.values(), strict=True)]
         return model
 
@@ -99,4 +99,4 @@ def sac_lag(
 
     For the rest, and what is returned and raised, see `trac.baselines.online.train_online`.
     """
-    return train_online(SACLag, config, start=buffer, **options)
+    return train_online(SACLag, config, warm_start=buffer, **options)

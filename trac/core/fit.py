@@ -72,7 +72,7 @@ class Progress:
     failed: list[int]  # see `Learner`
     rows: list[list[dict[str, Any]]]  # of the history
     scores: list[list[dict[str, float]]]  # of each evaluation
-    rank: list[list[float]]  # of the best evaluation, see `trac.evaluate.rank`
+    rank: list[list[float]]  # of the best evaluation, see `rank` in trac/evaluate.py
     best: list[Any]  # the policies of the best evaluations
 
 
@@ -86,7 +86,7 @@ def fit(
     checkpoint_every: int = 500,
     simulator: Mapping[str, Any] | None = None,
 ) -> list[Run]:
-    """Train to the last update, from the first or from a checkpoint on. Ctrl-C stops between two, with a checkpoint.
+    """Train to the last update, from the first or from a checkpoint on. Ctrl-C waits for an update's end and saves.
 
     Args:
         learners: trained side by side, each update of all before the next; their `steps` are the same.
@@ -95,7 +95,7 @@ def fit(
         resume: go on from the newest checkpoint in the folder, if there is any.
         progress: show a progress bar.
         checkpoint_every: updates between checkpoints; there is one at the end, too.
-        simulator: further arguments of `trac.evaluate.evaluate_many`.
+        simulator: further arguments of `evaluate_many`.
 
     Returns:
         The runs of all learners, in their order.
@@ -108,59 +108,59 @@ def fit(
     configs = [config for learner in learners for config in learner.configs]
     config, steps, device, n = configs[0], learners[0].steps, learners[0].device.type, len(configs)
     identity = {**identity, "format": FORMAT, "device": device, "configs": [c.to_dict() for c in configs]}
-    done = Progress(0, 0.0, [0] * n, [[] for _ in configs], [[] for _ in configs], [[-math.inf] * 2] * n, [None] * n)
+    so_far = Progress(0, 0.0, [0] * n, [[] for _ in configs], [[] for _ in configs], [[-math.inf] * 2] * n, [None] * n)
     if folder and resume:
-        done = _restore(folder, learners, identity) or done
-    started = time.perf_counter() - done.seconds
+        so_far = _restore(folder, learners, identity) or so_far
+    started = time.perf_counter() - so_far.seconds
     title = config.task + (f", {n} runs" if n > 1 else "")
-    bar = tqdm(total=steps[-1], initial=done.step, disable=not progress, desc=title, mininterval=1.0)
+    bar = tqdm(total=steps[-1], initial=so_far.step, disable=not progress, desc=title, mininterval=1.0)
     with bar, _interrupted_between_updates() as interrupted:
-        for step in steps[steps.index(done.step) + 1 if done.step else 0 :]:
-            if all(done.failed):
+        for step in steps[steps.index(so_far.step) + 1 if so_far.step else 0 :]:
+            if all(so_far.failed):
                 break
             for learner in learners:
                 learner.advance(step)
-            _read(learners, step, done)
+            _read(learners, step, so_far)
             last = step == steps[-1]
             due = last or (config.eval_every and step % config.eval_every == 0)
-            if config.eval_episodes and due and not all(done.failed):
-                _evaluate(learners, step, done, simulator or {})
-            bar.update(step - done.step)
-            done.step, done.seconds = step, time.perf_counter() - started
+            if config.eval_episodes and due and not all(so_far.failed):
+                _evaluate(learners, step, so_far, simulator or {})
+            bar.update(step - so_far.step)
+            so_far.step, so_far.seconds = step, time.perf_counter() - started
             if folder and (interrupted or step % checkpoint_every == 0 or last):
-                _save(folder, learners, identity, done)
+                _save(folder, learners, identity, so_far)
             if interrupted:
                 kept = f"saved in {folder}; go on with resume=True" if folder else "not saved without out="
                 raise KeyboardInterrupt(f"stopped after update {step} of {steps[-1]}; {kept}")
 
-    record = {"algorithm": identity["algorithm"], "seconds": round(done.seconds, 2), "stack": n}
+    record = {"algorithm": identity["algorithm"], "seconds": round(so_far.seconds, 2), "stack": n}
     record |= environment_info(device)
     policies = [policy for learner in learners for policy in learner.policies()]
-    references = [policy for learner in learners for policy in learner.references(done.step)]
+    references = [policy for learner in learners for policy in learner.references(so_far.step)]
     return [
         Run(
             config=configs[m],
             policy=policies[m],
             reference=references[m],
-            best=done.best[m],
-            history=_history(done.rows[m], done.scores[m]),
-            record=record | {"failed_step": done.failed[m] or None},
+            best=so_far.best[m],
+            history=_history(so_far.rows[m], so_far.scores[m]),
+            record=record | {"failed_step": so_far.failed[m] or None},
         )
         for m in range(n)
     ]
 
 
-def _read(learners: Sequence[Learner], step: int, done: Progress) -> None:
+def _read(learners: Sequence[Learner], step: int, so_far: Progress) -> None:
     rows = [row for learner in learners for row in learner.read(step)]
     if not rows:
         return
-    done.failed = [at for learner in learners for at in learner.failed]
+    so_far.failed = [at for learner in learners for at in learner.failed]
     for m, row in enumerate(rows):
-        if not done.failed[m]:
-            done.rows[m].append({"step": step} | row)
+        if not so_far.failed[m]:
+            so_far.rows[m].append({"step": step} | row)
 
 
-def _evaluate(learners: Sequence[Learner], step: int, done: Progress, simulator: Mapping[str, Any]) -> None:
+def _evaluate(learners: Sequence[Learner], step: int, so_far: Progress, simulator: Mapping[str, Any]) -> None:
     configs = [config for learner in learners for config in learner.configs]
     policies = [policy for learner in learners for policy in learner.policies()]
     results = evaluate_many(
@@ -173,20 +173,20 @@ def _evaluate(learners: Sequence[Learner], step: int, done: Progress, simulator:
     )
     for m, (config, result) in enumerate(zip(configs, results, strict=True)):
         means = result.episodes[[*SCORES, "length"]].mean().to_dict()
-        done.scores[m].append({"step": step} | means)
+        so_far.scores[m].append({"step": step} | means)
         found = rank(means, config.cost_limit)
-        if config.eval_every and not done.failed[m] and found > done.rank[m]:
-            done.rank[m], done.best[m] = found, policies[m]
+        if config.eval_every and not so_far.failed[m] and found > so_far.rank[m]:
+            so_far.rank[m], so_far.best[m] = found, policies[m]
 
 
-def _save(folder: Path, learners: Sequence[Learner], identity: Mapping[str, Any], done: Progress) -> None:
+def _save(folder: Path, learners: Sequence[Learner], identity: Mapping[str, Any], so_far: Progress) -> None:
     tensors = {f"{i}.{name}": x for i, learner in enumerate(learners) for name, x in learner.state.items()}
-    for m, policy in enumerate(done.best):
+    for m, policy in enumerate(so_far.best):
         if policy is not None:
             tensors |= {f"best.{m}.{name}": x for name, x in policy.state_dict().items()}
-    progress = {name: value for name, value in vars(done).items() if name != "best"}
+    progress = {name: value for name, value in vars(so_far).items() if name != "best"}
     record = {"identity": identity, "threads": torch.get_num_threads(), "progress": progress}
-    checkpoint.save(folder, done.step, tensors, record)
+    checkpoint.save(folder, so_far.step, tensors, record)
 
 
 def _restore(folder: Path, learners: Sequence[Learner], identity: Mapping[str, Any]) -> Progress | None:

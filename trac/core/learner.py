@@ -147,7 +147,8 @@ class TracLearner:
         means["score_undesirable"] = (sums["scores"] - sums["scores_desirable"]) / undesirable
         cloning = step <= self.config.bc_steps
         if cloning:  # there are no scores yet
-            means |= dict.fromkeys(METRICS[1:-1], torch.full_like(undesirable, math.nan))
+            names = set(METRICS) - {"loss", "gradient_norm"}
+            means |= dict.fromkeys(names, torch.full_like(undesirable, math.nan))
         rows = torch.stack([means[name] for name in METRICS], dim=1).tolist()
         self.state["sums"].zero_()
         finite = self.state["finite_updates"].tolist()
@@ -240,11 +241,12 @@ class TracLearner:
             # A run that fails once stays as it is: at the last weights that a finite gradient made.
             finite = torch.isfinite(loss + norm) & (self.state["finite_updates"] == step - 1)
             self.state["finite_updates"] += finite
-            self.state["sums"] += torch.stack([*sums, norm, torch.ones_like(norm)])
+            sums |= {"loss": loss, "gradient_norm": norm, "updates": torch.ones_like(norm)}
+            self.state["sums"] += torch.stack([sums.get(name, torch.zeros_like(norm)) for name in _SUMS])
             change = adam_step(self.gradient, self.state["mean"], self.state["square"], size, root, out=self.change)
             self.state["weights"] -= change.masked_fill_(~finite.unsqueeze(1), 0)
 
-    def _differentiate(self, cloning: bool) -> tuple[Tensor, list[Tensor]]:
+    def _differentiate(self, cloning: bool) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss (M,) of the batch, and what it adds to `_SUMS`, (M,) each; its gradient goes to `gradient`."""
         models, batch = self.batch_index.shape
         starts = self.table["starts"][self.batch_index]
@@ -263,7 +265,7 @@ class TracLearner:
         log_prob = self.policy.log_prob_of(output, actions).view(models, batch, self.length)
         if cloning:
             loss = -log_prob.mean(-1).mean(-1)
-            sums = [loss.detach()] + [torch.zeros_like(loss)] * 5
+            sums: dict[str, Tensor] = {}
         else:
             loss, sums = self._classify(log_prob, starts)
         gradients = torch.autograd.grad(loss.sum(), wanted)
@@ -275,7 +277,7 @@ class TracLearner:
                 to.copy_(gradient)
         return loss.detach(), sums
 
-    def _classify(self, log_prob: Tensor, starts: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def _classify(self, log_prob: Tensor, starts: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The second phase's loss (M,), from log π (M, B, L), and what it adds to `_SUMS`."""
         config, label = self.config, self.table["labels"][self.batch_index]
         rows = (starts + self.reference_offset).flatten()
@@ -288,7 +290,8 @@ class TracLearner:
             loss = loss - config.bc_coef * (label * log_prob.mean(-1)).sum(-1) / desirable.clamp(min=1)
         s = s.detach()
         one_sided = (desirable % config.batch_size == 0).to(s.dtype)
-        return loss, [loss.detach(), accuracy, desirable, s.sum(-1), (s * label).sum(-1), one_sided]
+        scores = {"scores": s.sum(-1), "scores_desirable": (s * label).sum(-1)}
+        return loss, scores | {"accuracy": accuracy, "desirable": desirable, "one_sided": one_sided}
 
     def _record(self, cloning: bool) -> Callable[[], None]:
         graph = torch.cuda.CUDAGraph()

@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import platform
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from trac.config import ConfigError, Settings
 from trac.data.files import write_file
 
 FORMAT = 2  # of a saved run; 1 was written by trac-book 0.1
+_UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError)
 
 
 @dataclass
@@ -28,13 +30,13 @@ class Run:
     Attributes:
         config: what was asked for: a TracConfig, or a baseline's own.
         policy: the last policy.
-        reference: π_ref, the cloned policy (the untrained one with reference="initial"); None for a method without.
+        reference: π_ref, the cloned policy (the untrained one with reference="initial"), or None. Of BC, its policy.
         best: the one of the best evaluation (safe first, then reward), or None when there was only the last.
         history: one row for each `log_every` updates: step, phase, loss, accuracy, mean score of each
             class, share of batches that lacked a class, norm of the gradient (means since the row before);
             evaluation columns where there was one. A baseline has columns of its own in place of those after step.
-        record: algorithm, versions, thread count, device, processor, seconds; failed_step, the update whose loss or
-            gradient was not finite, after which the weights were left alone, or None.
+        record: algorithm, versions, thread count, device, processor; stack, the number of runs that were trained side
+            by side, and seconds, what all of them took; failed_step, see `trac.train`'s TrainingError, or None.
     """
 
     config: Any
@@ -90,18 +92,29 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
                 {key.removeprefix(f"{name}."): x for key, x in weights.items() if key.startswith(f"{name}.")}
             )
         history = pd.read_csv(folder / "history.csv")
-    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, safetensors.SafetensorError) as error:
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        ImportError,
+        RuntimeError,
+        safetensors.SafetensorError,
+    ) as error:
         raise ConfigError(f"{folder}: the run cannot be read ({error}). Train it again.") from error
     return Run(config=config, history=history, record=manifest["record"], **policies)
 
 
 def environment_info(device: str) -> dict[str, Any]:
     """What a run's bits depend on beside its config, for its record."""
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
+    if online := sys.modules.get("stable_baselines3"):
+        versions["stable-baselines3"] = online.__version__
     return {
         "device": device,
         "processor": processor(),
         "threads": torch.get_num_threads(),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+        "versions": versions,
     }
 
 

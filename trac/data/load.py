@@ -30,7 +30,7 @@ def load(
         reward_range: (lowest, highest) episode return of a task of your own: normalised reward 0 and 1. By
             default the data's, which is what DSRL's ranges are.
         filters: changes that DSRL defines, such as dict(density=0.5, noise_scale=0.1): see
-            `trac.filters.filtered`.
+            `trac.data.filters.filtered`.
 
     Raises:
         UnknownTask: the name is not one of the 38, or nearly but not quite.

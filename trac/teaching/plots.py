@@ -137,7 +137,7 @@ def settings(summary: pd.DataFrame, setting: str, axes: Sequence[Axes], *, serie
     """Normalised reward and cost against one setting, mean and 95 % interval: two axes.
 
     Args:
-        summary: from `trac.evaluate.summarize`; one row for each value of `setting` and `series`.
+        summary: from `trac.statistics.summarize`; one row for each value of `setting` and `series`.
         setting: column on the horizontal axis, its values at equal distances in their order of appearance.
         series: column with one line for each value.
     """
@@ -166,7 +166,7 @@ def film(
     line is the path so far, thick and red where a step cost something; the running cost stands above.
 
     Args:
-        policies: name -> anything with `.act(observation)`.
+        policies: name -> anything that `trac.evaluate` takes.
         seed: of the start state.
         every: steps between frames.
         size: width of one view [pixels].
@@ -204,8 +204,12 @@ def _episode_frames(
     banner = 18
     font = ImageFont.load_default(11)
     path, cost, frames, done, step = [], 0.0, [], False, 0
+    if hasattr(policy, "start"):  # with a memory of the episode, or random actions: see `rollout` in trac/evaluate.py
+        policy.start(seed)
     while not done:
-        observation, _, terminated, truncated, info = env.step(policy.act(observation))
+        observation, reward, terminated, truncated, info = env.step(policy.act(observation))
+        if hasattr(policy, "observe"):
+            policy.observe(float(reward), float(info["cost"]))
         cost, step, done = cost + info["cost"], step + 1, terminated or truncated
         position = np.asarray(simulator.agent.get_position()[:2])
         path.append((position, info["cost"] > 0))
