@@ -23,7 +23,7 @@ import tyro
 import trac
 from trac import fused
 from trac.baselines import bc, learner_of
-from trac.baselines.learner import Learner
+from trac.baselines.offline import Learner
 from trac.learner import Learner as Cloner
 from trac.learner import to_device
 from trac.policy import layer_sizes

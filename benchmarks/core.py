@@ -24,10 +24,10 @@ from torch import nn
 
 import trac
 from trac import fused
-from trac.checkpoint import write_file
+from trac.data.files import write_file
 from trac.learner import Learner, to_device
 from trac.partition import partition
-from trac.runs import processor
+from trac.core.run import processor
 
 PAPER = dict(batch_size=96, hidden=(256, 256), dropout=0.25, learning_rate=1e-4)
 SHAPES = {

@@ -23,10 +23,10 @@ import tyro
 from core import FOREVER, PAPER, learners, seconds, updates
 
 import trac
-from trac.checkpoint import write_file
+from trac.data.files import write_file
 from trac.partition import partition
-from trac.runs import processor
-from trac.trajectories import from_arrays, read
+from trac.core.run import processor
+from trac.data.trajectories import from_arrays, read
 
 EPISODES, STEPS, OBS_DIM, ACT_DIM = 2_000, 1_000, 60, 2
 TASK = "PointGoal1"

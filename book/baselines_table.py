@@ -32,7 +32,7 @@ from trac.baselines import learner_of
 from trac.baselines.training import train
 from trac.evaluate import summarize
 from trac.policy import layer_sizes
-from trac.reproduce import paper_results
+from trac.experiments.reproduce import paper_results
 
 STEPS = 4_000
 # By the paper's names, the fastest first: the name in trac.baselines, and changes from its quick settings.

@@ -19,7 +19,7 @@ import tyro
 import trac
 from trac.baselines import bc_all, bc_safe
 from trac.evaluate import interval
-from trac.runs import processor
+from trac.core.run import processor
 
 RESULTS = Path(__file__).parent / "results"
 METHODS = {"BC-All": bc_all, "BC-Safe": bc_safe, "TraC": trac.train}

@@ -16,7 +16,7 @@ import pandas as pd
 import tyro
 from quick_table import RESULTS, write
 
-from trac import grid, sweep
+from trac.experiments import grid, sweep
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOK, POINTS = ROOT / "notebooks" / "ablation.ipynb", ROOT / "runs" / "studies"

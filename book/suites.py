@@ -18,8 +18,9 @@ import tyro
 from quick_table import RESULTS, write
 
 import trac
-from trac import envs, trajectories
-from trac.trajectories import KEYS, Trajectories, from_arrays
+from trac import envs
+from trac.data import trajectories
+from trac.data.trajectories import KEYS, Trajectories, from_arrays
 
 CONFIG = dict(batch_size=8, hidden=(32, 32), bc_steps=20, steps=40, warmup_steps=5, log_every=10)
 PACKAGES = {

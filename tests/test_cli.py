@@ -3,7 +3,7 @@ import subprocess
 import sys
 
 import trac
-from trac import trajectories
+from trac.data import trajectories
 
 
 def run(*arguments):

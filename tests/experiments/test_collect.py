@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import trac
-from trac import collect
-from trac.trajectories import KEYS, read
+from trac.experiments import collect
+from trac.data.trajectories import KEYS, read
 
 DATASETS = Path(trac.__file__).parent / "datasets"
 
@@ -39,7 +39,7 @@ def test_packaged_file_has_dsrl_form(task):
 
 def test_packaged_episodes_are_whole_and_in_range(task):
     data = read(path(task), task)
-    assert (data.lengths == trac.tasks.get_task(task).max_episode_steps).all()
+    assert (data.lengths == get_task(task).max_episode_steps).all()
     assert data.episode_costs.max() <= collect.SETTINGS[task].max_cost
     inside = np.ones(len(data), dtype=bool)
     inside[data.starts + data.lengths - 1] = False

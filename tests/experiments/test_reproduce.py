@@ -6,11 +6,12 @@ import pytest
 from test_sources import stand_in
 
 import trac
-from trac import reproduce, sources
+from trac.data import download
+from trac.experiments import reproduce
 from trac.__main__ import main
 from trac.config import ConfigError
 from trac.envs import MissingSimulator
-from trac.reproduce import compare, in_suite, paper_results, run_limit
+from trac.experiments.reproduce import compare, in_suite, paper_results, run_limit
 
 FEW = "steps=20 bc_steps=10 warmup_steps=2 hidden=[8] batch_size=4 eval_every=10 eval_episodes=2".split()
 CHANGES = dict(steps=20, bc_steps=10, warmup_steps=2, hidden=(8,), batch_size=4, eval_every=10, eval_episodes=2)
