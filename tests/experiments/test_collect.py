@@ -2,17 +2,15 @@
 
 import json
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 
-import trac
-from trac.experiments import collect
+from trac.data.packaged import FOLDER, packaged
+from trac.data.tasks import get_task
 from trac.data.trajectories import KEYS, read
-
-DATASETS = Path(trac.__file__).parent / "datasets"
+from trac.experiments import collect
 
 
 @pytest.fixture(scope="module", params=collect.SETTINGS)
@@ -21,7 +19,11 @@ def task(request):
 
 
 def path(task):
-    return DATASETS / f"{task}.hdf5"
+    return FOLDER / f"{task}.hdf5"
+
+
+def test_each_packaged_dataset_has_its_settings():
+    assert packaged() == sorted(collect.SETTINGS)
 
 
 def test_packaged_file_has_dsrl_form(task):
