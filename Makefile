@@ -33,7 +33,8 @@ test-all: test-slow test-notebooks # with -j2 both at once
 test-slow: $(STAMP)
 	$(BIN)/pytest -m slow
 
-test-notebooks: $(STAMP) # run each again, and compare the outputs that hold on every machine
+test-notebooks: $(STAMP) # none is stale; run each again, and compare the outputs that hold on every machine
+	$(BIN)/python book/execute.py --check
 	OMP_NUM_THREADS=1 $(BIN)/pytest --nbval-lax --nbval-current-env notebooks
 
 test-osrl: $(OSRL)/.stamp # the baselines' losses against the benchmark's package, osrl-lib
@@ -65,10 +66,11 @@ links: $(STAMP) # ask the pages that the book links to on other hosts for an ans
 	@cat _build/links/_build/html/output.txt
 	@echo "Links without an answer, or moved, on other hosts: $$(wc -l <_build/links/_build/html/output.txt)"
 
-lint: $(STAMP) # ruff and mypy
+lint: $(STAMP) # ruff, mypy, and the layers of the module
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 bench: $(STAMP) # speed of the training core: _build/bench.json
 	$(BIN)/python benchmarks/core.py
@@ -80,7 +82,7 @@ bench-scale: $(STAMP) # memory and time on large data: _build/scale.json
 	$(BIN)/python benchmarks/scale.py
 
 datasets: $(STAMP) # remake the packaged datasets
-	for task in BallRun BallCircle CarCircle; do $(BIN)/python -m trac.collect $$task || exit 1; done
+	for task in BallRun BallCircle CarCircle; do $(BIN)/python book/collect.py $$task || exit 1; done
 
 studies: $(STAMP) # run the points of the book's studies that are missing in runs/studies, and write their tables
 	$(BIN)/python book/studies.py all

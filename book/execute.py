@@ -2,7 +2,7 @@
 
 A notebook's metadata records, under "trac", the files of this repository that its last execution used
 (modules loaded, data read) and a hash of its code and of those files' contents. It is stale when the
-hash differs. What only a worker process loads or reads is not seen.
+hash differs. Comments and docstrings of modules are not in it. What only a worker process loads or reads is not seen.
 """
 
 import argparse
@@ -23,6 +23,9 @@ import nbformat
 import papermill
 from nbformat import NotebookNode
 from tqdm.auto import tqdm
+
+from trac.data.files import write_file
+from trac.experiments.source import source_hash
 
 ROOT = Path(__file__).resolve().parents[1]
 INPUTS = ("trac", "book", "notebooks")  # the folders whose files count as inputs
@@ -64,9 +67,14 @@ def fingerprint(notebook: NotebookNode, inputs: list[str]) -> str:
             digest.update(json.dumps(cell.source).encode())
     for name in inputs:
         path = ROOT / name
-        content = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "missing"
-        digest.update(f"{name} {content}\n".encode())
+        digest.update(f"{name} {_content(path)}\n".encode())
     return digest.hexdigest()
+
+
+def _content(path: Path) -> str:
+    if not path.is_file():
+        return "missing"
+    return source_hash(path) if path.suffix == ".py" else hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def is_stale(path: Path) -> bool:
@@ -178,9 +186,7 @@ def check(name: str, notebook: NotebookNode) -> None:
 
 
 def write(path: Path, notebook: NotebookNode) -> None:
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    write_file(path, (nbformat.writes(notebook) + "\n").encode())
 
 
 def main(arguments: list[str] | None = None) -> int:

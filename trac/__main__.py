@@ -3,7 +3,7 @@
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -66,8 +66,8 @@ def sweep(
         collect: only write results.csv from the results that are there.
         redo_changed: begin points anew that other code made or began.
     """
-    from trac import grid as grids
-    from trac import sweep as runner
+    from trac.experiments import grid as grids
+    from trac.experiments import sweep as runner
 
     if not collect:
         defaults = runner.parameters(notebook)
@@ -114,7 +114,7 @@ def reproduce(
         workers: processes on this machine, each for one limit at a time.
         scheduler: address of a running Dask scheduler, in place of processes on this machine.
     """
-    from trac import reproduce as paper
+    from trac.experiments import reproduce as paper
     from trac.experiments.grid import check_value
 
     if (task is None) == (tasks is None):
@@ -142,7 +142,7 @@ def reproduce(
 
 def main() -> None:
     try:
-        commands: dict = {"train": train, "sweep": sweep, "reproduce": reproduce}
+        commands: dict[str, Any] = {"train": train, "sweep": sweep, "reproduce": reproduce}
         tyro.extras.subcommand_cli_from_dict(commands, prog="python -m trac")
     except (ValueError, ImportError, OSError, CheckpointError, TrainingError) as error:
         raise SystemExit(f"error: {error}") from None

@@ -7,7 +7,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 from functools import cache
-from typing import Annotated, Any, Literal, Self, get_type_hints
+from typing import Annotated, Any, Literal, Self, cast, get_type_hints
 
 import numpy as np
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -42,7 +42,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Raise ConfigError for a value that its field's type excludes. NumPy's numbers become Python's, for JSON."""
-        for name, adapter in _adapters(type(self)).items():
+        cls: Any = type(self)
+        for name, adapter in _adapters(cls).items():
             value = _plain(getattr(self, name))
             try:
                 object.__setattr__(self, name, adapter.validate_python(value))
@@ -53,11 +54,12 @@ class Settings:
 
     def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed. Raises ConfigError for a name that is not a field."""
-        fields = _adapters(type(self))
+        cls: Any = type(self)
+        fields = _adapters(cls)
         for name in changes:
             if name not in fields:
-                raise ConfigError(f"{name!r} is not a field of {type(self).__name__}: {suggestion(name, fields)}")
-        return type(self)(**vars(self) | changes)
+                raise ConfigError(f"{name!r} is not a field of {cls.__name__}: {suggestion(name, fields)}")
+        return cast(Self, cls(**vars(self) | changes))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, fit for JSON: an infinite limit becomes the string "inf"."""
@@ -148,7 +150,7 @@ class TracConfig(Settings):
 
 
 @cache
-def _adapters(cls: type) -> dict[str, TypeAdapter[Any]]:
+def _adapters(cls: Any) -> dict[str, TypeAdapter[Any]]:
     """By a field's name: what checks its values. Strict: no texts for numbers, no True for 1."""
     hints = get_type_hints(cls, include_extras=True)
     strict = ConfigDict(strict=True)

@@ -52,7 +52,7 @@ class Evaluation:
 
 
 def evaluate(
-    policy,
+    policy: Any,
     *,
     task: str | None = None,
     cost_limit: float,
@@ -102,7 +102,7 @@ def evaluate(
 
 
 def evaluate_many(
-    policies: Sequence,
+    policies: Sequence[Any],
     *,
     task: str | None,
     cost_limits: Sequence[float],
@@ -153,7 +153,9 @@ def _task(name: str | None, env: MakeEnv | None, reward_range: tuple[float, floa
     return TASKS[name]
 
 
-def rollout(policy, task: str | MakeEnv, seed: int, env_options: Mapping[str, float] | None = None) -> dict[str, float]:
+def rollout(
+    policy: Any, task: str | MakeEnv, seed: int, env_options: Mapping[str, float] | None = None
+) -> dict[str, float]:
     """One episode in a fresh simulator: seed, return, cost and length [steps].
 
     A policy with a memory of the episode, or with random actions, has two more methods: `start(seed)`, called before
@@ -179,7 +181,7 @@ def rollout(policy, task: str | MakeEnv, seed: int, env_options: Mapping[str, fl
     return {"seed": seed, "return": total, "cost": cost, "length": length}
 
 
-def _run(jobs: list[tuple], workers: int | None) -> Iterator[dict[str, float]]:
+def _run(jobs: list[tuple[Any, ...]], workers: int | None) -> Iterator[dict[str, float]]:
     # loky's processes do not import the caller's main module, so scripts need no __main__ guard.
     import joblib
 
@@ -200,7 +202,7 @@ def _run(jobs: list[tuple], workers: int | None) -> Iterator[dict[str, float]]:
 
 
 @contextmanager
-def _one_thread():
+def _one_thread() -> Iterator[None]:
     # The number of threads changes the last bits of a matrix product, and contact simulation amplifies them.
     before = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -205,4 +205,5 @@ def _released_segments(data: Trajectories, length: int, horizon: int, seed: int)
 
 def _segment_sums(values: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
     total = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
-    return total[starts + length] - total[starts]
+    sums: np.ndarray = total[starts + length] - total[starts]
+    return sums

@@ -111,9 +111,10 @@ def train(
     """
     configs = config_list(data, config, TracConfig)
     segments = [segments_of(data, c) for c in configs]
-    options = dict(device=device, out=out, resume=resume, progress=progress, checkpoint_every=checkpoint_every)
-    runs = train_on(data, configs, segments, capture=capture, single=isinstance(config, TracConfig), **options)
-    return runs[0] if isinstance(config, TracConfig) else runs
+    single = isinstance(config, TracConfig)
+    options: dict[str, Any] = dict(out=out, resume=resume, progress=progress, checkpoint_every=checkpoint_every)
+    runs = train_on(data, configs, segments, device=device, capture=capture, single=single, **options)
+    return runs[0] if single else runs
 
 
 def train_on(

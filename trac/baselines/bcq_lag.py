@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from trac.baselines.lagrangian import LagrangianLearner
-from trac.baselines.losses import adam, descend, soft_update, target_of
+from trac.baselines.losses import descend, fused_adam, soft_update, target_of
 from trac.baselines.networks import VAE, BaselinePolicy, mlp
 from trac.baselines.offline import OfflineConfig, train_offline
 from trac.config import Count, NonNegative, Positive, PositiveShare, Widths
@@ -71,7 +71,8 @@ class Perturbed(BaselinePolicy):
         self.generator = torch.Generator(next(self.parameters()).device).manual_seed(seed)
 
     def actions(self, observations: Tensor) -> Tensor:
-        return self.perturbation(observations, torch.tanh(self.vae.sample(observations, self.generator)))
+        perturbed: Tensor = self.perturbation(observations, torch.tanh(self.vae.sample(observations, self.generator)))
+        return perturbed
 
 
 class BCQLag(LagrangianLearner):
@@ -86,7 +87,7 @@ class BCQLag(LagrangianLearner):
         self.policy = Perturbed(*self.dims, hidden=config.hidden, vae_hidden=config.vae_hidden, phi=config.phi)
         self.build_critics(self.policy.vae)
         self.perturbation_target = target_of(self.policy.perturbation)
-        self.optimizers["policy"] = adam(self.policy.perturbation.parameters(), self.config.actor_learning_rate)
+        self.optimizers["policy"] = fused_adam(self.policy.perturbation.parameters(), self.config.actor_learning_rate)
 
     def update(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         vae, perturbation = self.policy.vae, self.policy.perturbation

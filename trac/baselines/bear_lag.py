@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from trac.baselines.lagrangian import LagrangianLearner
-from trac.baselines.losses import adam, descend, soft_update, target_of
+from trac.baselines.losses import descend, fused_adam, soft_update, target_of
 from trac.baselines.networks import VAE, SquashedGaussian
 from trac.baselines.offline import OfflineConfig, train_offline
 from trac.config import Count, NonNegative, Positive, PositiveShare, Widths
@@ -85,7 +85,7 @@ class BEARLag(LagrangianLearner):
         self.register_buffer("log_alpha", torch.zeros(()))
         self.build_critics(self.vae)
         self.policy_target = target_of(self.policy)
-        self.optimizers["policy"] = adam(self.policy.parameters(), config.actor_learning_rate)
+        self.optimizers["policy"] = fused_adam(self.policy.parameters(), config.actor_learning_rate)
 
     def update(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         config, s = self.config, batch["observations"]

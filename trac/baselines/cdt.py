@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trac.baselines.losses import adam, descend
+from trac.baselines.losses import descend, fused_adam
 from trac.baselines.offline import OfflineConfig, OfflineLearner, train_offline
 from trac.baselines.transformer import DecisionTransformer
 from trac.config import ConfigError, Count, CountOrZero, Dropout, Finite, NonNegative, Positive
@@ -98,7 +98,8 @@ def to_go(values: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.nda
     """(N,) float32 sum of the values from each step to the end of its episode."""
     total = np.cumsum(values, dtype=np.float64)
     ends = np.repeat(total[starts + lengths - 1], lengths)
-    return (ends - total + values).astype(np.float32)
+    rest: np.ndarray = (ends - total + values).astype(np.float32)
+    return rest
 
 
 def frontier(returns: np.ndarray, costs: np.ndarray) -> np.ndarray:
@@ -174,7 +175,7 @@ class CDT(OfflineLearner):
         weights = dict(lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
         self.optimizers = {
             "policy": torch.optim.AdamW(self.policy.parameters(), **weights),
-            "temperature": adam([self.log_temperature], 1e-4),  # OSRL's rate
+            "temperature": fused_adam([self.log_temperature], 1e-4),  # OSRL's rate
         }
         self._lay_out(data)
 

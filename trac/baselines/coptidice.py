@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from trac.baselines.losses import adam, descend
+from trac.baselines.losses import descend, fused_adam
 from trac.baselines.networks import Ensemble, SquashedGaussian
 from trac.baselines.offline import OfflineConfig, OfflineLearner, train_offline
 from trac.config import Count, NonNegative, Positive, Widths
@@ -107,11 +107,11 @@ class COptiDICE(OfflineLearner):
         self.to(self.device)
         rates = (config.actor_learning_rate, config.critic_learning_rate, config.scalar_learning_rate)
         self.optimizers = {
-            "policy": adam(self.policy.parameters(), rates[0]),
-            "nu": adam(self.nu.parameters(), rates[1]),
-            "chi": adam(self.chi.parameters(), rates[1]),
-            "multiplier": adam([self.multiplier], rates[2]),
-            "temperature": adam([self.temperature], rates[2]),
+            "policy": fused_adam(self.policy.parameters(), rates[0]),
+            "nu": fused_adam(self.nu.parameters(), rates[1]),
+            "chi": fused_adam(self.chi.parameters(), rates[1]),
+            "multiplier": fused_adam([self.multiplier], rates[2]),
+            "temperature": fused_adam([self.temperature], rates[2]),
         }
         self.first = len(data.starts) / len(data)  # share of transitions that begin an episode
         self.spread = {name: config.noise * self.data[name].std(0) for name in ("observations", "actions")}

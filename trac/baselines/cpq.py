@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from trac.baselines.losses import adam, bellman_target, critic_loss, descend, soft_update, target_of
+from trac.baselines.losses import bellman_target, critic_loss, descend, fused_adam, soft_update, target_of
 from trac.baselines.networks import VAE, Ensemble, SquashedGaussian, kl_to_standard_normal
 from trac.baselines.offline import OfflineConfig, OfflineLearner, train_offline
 from trac.config import Count, NonNegative, Positive, PositiveShare, Widths
@@ -79,10 +79,10 @@ class CPQ(OfflineLearner):
         self.to(self.device)
         self.critic_target, self.cost_target = target_of(self.critic), target_of(self.cost_critic)
         self.optimizers = {
-            "policy": adam(self.policy.parameters(), config.actor_learning_rate),
-            "critic": adam(self.critic.parameters(), config.critic_learning_rate),
-            "cost_critic": adam(self.cost_critic.parameters(), config.critic_learning_rate),
-            "vae": adam(self.vae.parameters(), config.vae_learning_rate),
+            "policy": fused_adam(self.policy.parameters(), config.actor_learning_rate),
+            "critic": fused_adam(self.critic.parameters(), config.critic_learning_rate),
+            "cost_critic": fused_adam(self.cost_critic.parameters(), config.critic_learning_rate),
+            "vae": fused_adam(self.vae.parameters(), config.vae_learning_rate),
         }
 
     def update(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from trac.baselines.losses import adam, bellman_target, critic_loss, descend, soft_update, target_of
+from trac.baselines.losses import bellman_target, critic_loss, descend, fused_adam, soft_update, target_of
 from trac.baselines.networks import VAE, Ensemble
 from trac.baselines.offline import OfflineLearner
 
@@ -36,7 +36,7 @@ class PIDController(nn.Module):
 
 def pessimistic(values: Tensor) -> Tensor:
     """The smallest value of each half of an ensemble: (2K, N) -> (2, N)."""
-    return values.unflatten(0, (2, -1)).amin(1)
+    return torch.amin(torch.unflatten(values, 0, (2, -1)), 1)
 
 
 def mixed_maximum(values: Tensor, samples: int, mixture: float) -> Tensor:
@@ -67,9 +67,9 @@ class LagrangianLearner(OfflineLearner):
         self.to(self.device)
         self.critic_target, self.cost_target = target_of(self.critic), target_of(self.cost_critic)
         self.optimizers = {
-            "critic": adam(self.critic.parameters(), config.critic_learning_rate),
-            "cost_critic": adam(self.cost_critic.parameters(), config.critic_learning_rate),
-            "vae": adam(vae.parameters(), config.vae_learning_rate),
+            "critic": fused_adam(self.critic.parameters(), config.critic_learning_rate),
+            "cost_critic": fused_adam(self.cost_critic.parameters(), config.critic_learning_rate),
+            "vae": fused_adam(vae.parameters(), config.vae_learning_rate),
         }
 
     def update_vae(self, vae: VAE, batch: dict[str, Tensor]) -> dict[str, Tensor]:

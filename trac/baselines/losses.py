@@ -1,6 +1,7 @@
 """What the offline baselines' updates share: targets, losses, steps of an optimizer, the cost limit's scale."""
 
 import copy
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -47,12 +48,12 @@ def descend(optimizer: torch.optim.Optimizer, loss: Tensor, clip: float | None =
     """One step against the gradient of a loss, taken in the optimizer's own parameters and in no others."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     optimizer.zero_grad()
-    loss.backward(inputs=parameters)
+    torch.autograd.backward(loss, inputs=parameters)
     if clip is not None:
         nn.utils.clip_grad_norm_(parameters, clip)
     optimizer.step()
 
 
-def adam(parameters, learning_rate: float) -> torch.optim.Adam:
+def fused_adam(parameters: Iterable[nn.Parameter], learning_rate: float) -> torch.optim.Adam:
     """Adam with torch's other defaults, which are OSRL's; all parameters in one kernel."""
     return torch.optim.Adam(parameters, lr=learning_rate, fused=True)

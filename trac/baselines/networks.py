@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.distributions import Normal
 
 LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0  # of a Gaussian policy, as in OSRL
 
 
-def mlp(sizes: Sequence[int], activation=nn.ReLU) -> nn.Sequential:
+def mlp(sizes: Sequence[int], activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
     """Linear layers of these widths with an activation between them."""
     layers: list[nn.Module] = []
     for inputs, outputs in itertools.pairwise(sizes):
@@ -56,7 +57,7 @@ class BaselinePolicy(nn.Module):
         raise NotImplementedError
 
     @torch.inference_mode()
-    def act(self, observation) -> np.ndarray:
+    def act(self, observation: ArrayLike) -> np.ndarray:
         """The action to take: (obs_dim,) or (B, obs_dim) -> the same with act_dim."""
         device = next(self.parameters()).device
         x = torch.as_tensor(np.asarray(observation, dtype=np.float32), device=device)
@@ -99,7 +100,8 @@ class VAE(nn.Module):
 
     def decode(self, observations: Tensor, z: Tensor) -> Tensor:
         """Actions before tanh: (N, obs_dim), (N, latent) -> (N, act_dim)."""
-        return self.decoder(torch.cat([observations, z], -1))
+        decoded: Tensor = self.decoder(torch.cat([observations, z], -1))
+        return decoded
 
     def sample(self, observations: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Actions before tanh of codes near the prior's mode: N(0, 1), clipped to [-0.5, 0.5], as in BCQ."""

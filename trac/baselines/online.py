@@ -158,7 +158,7 @@ class OnlineLearner:
         spaces: Any = (self.env.observation_space, self.env.action_space)
         # Weights that are overwritten shall not cost the learner random numbers.
         with torch.random.fork_rng(devices=[]):
-            policy = MeanPolicy(*(space.shape[0] for space in spaces), self.config.hidden)
+            policy = MeanPolicy(spaces[0].shape[0], spaces[1].shape[0], self.config.hidden)
         mine = [layer for layer in policy.body if isinstance(layer, nn.Linear)]
         for ours, layer in zip(mine, self.actor(), strict=True):
             ours.load_state_dict(layer.state_dict())

@@ -23,12 +23,12 @@ class Recorder(gym.Wrapper):
         self.scale, self.multiplier, self.cumulative_cost = scale, 0.0, 0.0
         self.episodes: list[Episode] = []
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
-        self._rows: list[tuple] = []
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        self._rows: list[tuple[Any, ...]] = []
         self._observation, info = self.env.reset(seed=seed, options=options)
         return self._observation, info
 
-    def step(self, action):
+    def step(self, action: Any) -> Any:
         action = np.clip(action, -1, 1)
         upcoming, reward, terminal, timeout, info = self.env.step(action)
         # The order of KEYS.

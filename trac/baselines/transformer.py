@@ -5,6 +5,7 @@ from typing import Self
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.distributions import Normal
 
@@ -122,7 +123,7 @@ class DecisionTransformer(BaselinePolicy):
         self.wanted.append([returns - reward * self.scale, costs - cost])
 
     @torch.inference_mode()
-    def act(self, observation) -> np.ndarray:
+    def act(self, observation: ArrayLike) -> np.ndarray:
         """The action after the steps since `start`: (obs_dim,) -> (act_dim,)."""
         self.seen.append((np.asarray(observation, dtype=np.float32), np.zeros(self.act_dim, dtype=np.float32)))
         if len(self.wanted) != len(self.seen):
@@ -136,7 +137,7 @@ class DecisionTransformer(BaselinePolicy):
         times = torch.arange(first, len(self.seen), device=device).clamp(max=self.horizon - 1)
         x = (observations, actions, wanted[:, 0], wanted[:, 1], times)
         training, _ = self.training, self.eval()
-        action = self(*(part.unsqueeze(0) for part in x))[0].mean[0, -1].clamp(-1, 1).cpu().numpy()
+        action: np.ndarray = self(*(part.unsqueeze(0) for part in x))[0].mean[0, -1].clamp(-1, 1).cpu().numpy()
         self.train(training)
         self.seen[-1] = (self.seen[-1][0], action)
         return action

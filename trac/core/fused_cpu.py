@@ -18,6 +18,8 @@ from trac.core.dropout import dropout_scale, dropout_threshold
 # Activations of one layer in one chunk [bytes].
 CHUNK = 3 * 2**20
 
+Layers = list[tuple[Tensor, Tensor]]  # (weight, bias) of each layer
+
 _where_above = torch.ops.aten.threshold_backward.grad_input  # (x, y, t): x where y > t, else 0
 
 
@@ -47,7 +49,7 @@ class FusedMLP:
             for start, stop in itertools.pairwise(edges)
         ]
 
-    def forward(self, layers, source: np.random.BitGenerator | None) -> Tensor:
+    def forward(self, layers: Layers, source: np.random.BitGenerator | None) -> Tensor:
         """The network's raw output (rows, sizes[-1]), in a buffer that the next call overwrites.
 
         Args:
@@ -69,7 +71,7 @@ class FusedMLP:
                         _drop(x[i + 1], scratch[i], self.p, source)
         return self.outputs
 
-    def backward(self, gradient: Tensor, layers) -> None:
+    def backward(self, gradient: Tensor, layers: Layers) -> None:
         """Write the gradient of a loss into `layers`, given its gradient with respect to the outputs of `forward`.
 
         Args:

@@ -17,7 +17,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from trac import score
 from trac.config import TracConfig
 from trac.core.dropout import dropout_masks
-from trac.core.fused_cpu import FusedMLP
+from trac.core.fused_cpu import FusedMLP, Layers
 from trac.data.trajectories import Trajectories
 from trac.partition import Segments
 from trac.policy import Policy, layer_sizes
@@ -29,8 +29,6 @@ BETAS, EPSILON = (0.9, 0.999), 1e-8  # Adam's (Kingma & Ba, 2015)
 
 # What a run's random numbers are for; with the run's seed and a counter this is the key of each draw.
 ORDER, MASKS = 0, 1
-
-Layers = list[tuple[Tensor, Tensor]]  # (weight, bias) of each layer
 
 
 class TracLearner:
@@ -179,8 +177,8 @@ class TracLearner:
     def _split(self, matrix: Tensor) -> Layers:
         """(weight (M, out, in), bias (M, out)) of each layer, as views of (M, P)."""
         parameters = list(self.policy.parameters())
-        parts = matrix.split([parameter.numel() for parameter in parameters], dim=1)
-        views = [part.unflatten(1, parameter.shape) for part, parameter in zip(parts, parameters, strict=True)]
+        parts = torch.split(matrix, [parameter.numel() for parameter in parameters], dim=1)
+        views = [torch.unflatten(part, 1, parameter.shape) for part, parameter in zip(parts, parameters, strict=True)]
         return list(zip(views[::2], views[1::2], strict=True))
 
     def _begin_second_phase(self) -> None:
@@ -198,8 +196,8 @@ class TracLearner:
         layers = self._split(self.state["reference"])
         log_prob = torch.zeros(models, transitions, device=self.device)
         if self.config.reference != "none":
-            parts = (x.split(chunk) for x in (self.data["observations"], self.data["actions"]))
-            for observations, actions, to in zip(*parts, log_prob.split(chunk, dim=1), strict=True):
+            parts = (torch.split(x, chunk) for x in (self.data["observations"], self.data["actions"]))
+            for observations, actions, to in zip(*parts, torch.split(log_prob, chunk, dim=1), strict=True):
                 output = forward(layers, observations.expand(models, -1, -1))
                 to.copy_(self.policy.log_prob_of(output, actions))
         self.views["reference"] = _segment_view(log_prob.view(-1, 1), self.length)

@@ -100,7 +100,7 @@ def _ensure(task: str, path: Path) -> None:
         write_file(record, f"{pooch.file_hash(str(path))}  {path.name}\n".encode())
 
 
-def _download(url: str, output: str, _fetcher, *, part: Path) -> None:
+def _download(url: str, output: str, _fetcher: object, *, part: Path) -> None:
     """A downloader for pooch that keeps what a cut transfer brought, and goes on from there."""
     import requests
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+from numpy.typing import ArrayLike
 
 from trac.data.files import atomic
 from trac.data.tasks import TASKS, check_name, own_task
@@ -82,15 +83,15 @@ class Trajectories:
 def from_arrays(
     task: str,
     *,
-    observations,
-    actions,
-    rewards,
-    costs,
-    terminals,
-    timeouts,
-    next_observations=None,
-    reward_range=None,
-    where="the arrays",
+    observations: ArrayLike,
+    actions: ArrayLike,
+    rewards: ArrayLike,
+    costs: ArrayLike,
+    terminals: ArrayLike,
+    timeouts: ArrayLike,
+    next_observations: ArrayLike | Path | None = None,
+    reward_range: tuple[float, float] | None = None,
+    where: str = "the arrays",
 ) -> Trajectories:
     """Check flat arrays and cut them into episodes.
 
@@ -174,7 +175,7 @@ def from_arrays(
             stacklevel=2,
         )
         arrays = {key: value[:n] for key, value in arrays.items()}
-    upcoming = arrays.pop("next_observations", next_observations)
+    upcoming = next_observations if isinstance(next_observations, Path) else arrays.pop("next_observations", None)
     starts = np.concatenate([[0], ends[:-1] + 1]).astype(np.int64)
     if task in TASKS:
         reward_range = (TASKS[task].min_return, TASKS[task].max_return)
@@ -185,7 +186,7 @@ def from_arrays(
     return Trajectories(task=task, **arrays, starts=starts, lengths=lengths, reward_range=reward_range, _next=upcoming)
 
 
-def read(path: str | os.PathLike, task: str, reward_range: tuple[float, float] | None = None) -> Trajectories:
+def read(path: str | os.PathLike[str], task: str, reward_range: tuple[float, float] | None = None) -> Trajectories:
     """Read a file in DSRL's HDF5 form (seven flat arrays, see KEYS); `reward_range` as in `from_arrays`.
 
     Raises:
@@ -212,7 +213,7 @@ def read_costs(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return np.flatnonzero((terminals != 0) | (timeouts != 0)), costs
 
 
-def write(path: str | os.PathLike, data: Trajectories, attrs: Mapping[str, str] | None = None) -> None:
+def write(path: str | os.PathLike[str], data: Trajectories, attrs: Mapping[str, str] | None = None) -> None:
     """Write DSRL's HDF5 form, float32 and compressed, to a temporary name and rename it.
 
     `attrs` are stored as text attributes of the file (how the data was made).
@@ -277,7 +278,8 @@ def _array(file: h5py.File, key: str, path: Path) -> np.ndarray:
     dataset = _dataset(file, key, path)
     try:
         # float32 already while reading: no second copy of the whole array.
-        return (dataset.astype(np.float32) if dataset.dtype.kind == "f" else dataset)[()]
+        values: np.ndarray = (dataset.astype(np.float32) if dataset.dtype.kind == "f" else dataset)[()]
+        return values
     except OSError as error:
         raise DatasetError(
             f"{path}: {key} cannot be read, the file is damaged ({error}). Fetch or write it again."

@@ -62,19 +62,19 @@ class Disturbed(gym.Wrapper):
         super().__init__(env)
         self.noise, self.delay = noise, delay
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         observation, info = self.env.reset(seed=seed, options=options)
         self._generator = np.random.default_rng(seed)
         space: Any = self.action_space
         self._waiting = deque([np.zeros(space.shape, dtype=np.float32)] * self.delay)
         return self._seen(observation), info
 
-    def step(self, action):
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         self._waiting.append(action)
         observation, *rest = self.env.step(self._waiting.popleft())
         return self._seen(observation), *rest
 
-    def _seen(self, observation):
+    def _seen(self, observation: Any) -> Any:
         return observation + self.noise * self._generator.standard_normal(np.shape(observation))
 
 

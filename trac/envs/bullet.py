@@ -4,7 +4,7 @@ import importlib
 import os
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -31,7 +31,7 @@ class SeededReset(gym.Wrapper):
         super().__init__(env)
         self._state = np.random.RandomState().get_state()
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
         if seed is not None:
             self._state = np.random.RandomState(seed).get_state()
         with numpy_state(self._state):
@@ -39,7 +39,7 @@ class SeededReset(gym.Wrapper):
             self._state = np.random.get_state()
         return result
 
-    def render(self):
+    def render(self) -> Any:
         # Without a mode the simulator would open a window.
         simulator: Any = self.env
         return simulator.render(mode="rgb_array")
@@ -75,7 +75,7 @@ def change(simulator: Any, options: Mapping[str, float]) -> None:
             line.set_position(moved)
 
 
-def _classes():
+def _classes() -> Any:
     # dsrl prints a warning on import when Safety-Gymnasium, which the Bullet tasks do not use, is missing.
     os.environ.setdefault("DSRL_SUPPRESS_IMPORT_ERROR", "1")
     # bullet_safety_gym redirects C streams by slicing sys.stderr.name, which fails under Jupyter and
@@ -92,7 +92,7 @@ def _classes():
 
 
 @contextmanager
-def _quiet():
+def _quiet() -> Iterator[None]:
     # pybullet's C code prints "argv[0]=" for every simulator, and gymnasium warns of the bounds of its
     # action space: either would fill a notebook's output.
     saved = os.dup(1)

@@ -35,7 +35,7 @@ class MetaDrive(gym.Env):
         self.observation_space = gym.spaces.Box(0.0, 1.0, simulator.observation_space.shape)
         self.action_space = gym.spaces.Box(-1.0, 1.0, simulator.action_space.shape)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
         self.simulator.lazy_init()
         if self.simulator.engine is None:
             raise RuntimeError("MetaDrive has one simulator in a process: close() the other environment first.")
@@ -44,15 +44,15 @@ class MetaDrive(gym.Env):
             self.simulator.engine.traffic_manager.np_random = np.random.RandomState(seed)
         return self.simulator.reset()
 
-    def step(self, action):
+    def step(self, action: Any) -> Any:
         return self.simulator.step(action)
 
-    def render(self):
+    def render(self) -> Any:
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
         surface = self.simulator.render(mode="top_down", film_size=(800, 800))
         return importlib.import_module("pygame.surfarray").array3d(surface).swapaxes(0, 1)
 
-    def close(self):
+    def close(self) -> None:
         self.simulator.close()
 
 
@@ -64,7 +64,7 @@ def build(task: Task) -> gym.Env:
 
 
 @cache
-def _classes():
+def _classes() -> Any:
     # The release registers its own environments in a way that gym 0.26 no longer has; the fork registers none.
     sys.modules.setdefault("metadrive.register", ModuleType("metadrive.register"))
     # The release uses names that NumPy 1.24 took away, where the fork has these types.

@@ -28,15 +28,16 @@ SKY = {"@type": "skybox", "@builtin": "gradient", "@rgb1": ".5 .7 .9", "@rgb2": 
 class SafetyGymnasium(gym.Wrapper):
     """Safety-Gymnasium's step of six values as Gymnasium's five, and its drawing without a display."""
 
-    def step(self, action):
-        observation, reward, cost, terminated, truncated, info = self.env.step(action)
+    def step(self, action: Any) -> Any:
+        simulator: Any = self.env
+        observation, reward, cost, terminated, truncated, info = simulator.step(action)
         return observation, reward, terminated, truncated, info | {"cost": cost}
 
-    def render(self):
+    def render(self) -> Any:
         # Importing MuJoCo needs no EGL as long as this is not set: only drawing does.
         os.environ.setdefault("MUJOCO_GL", "egl")
         simulator: Any = self.env
-        if isinstance(simulator, gym.envs.mujoco.MujocoEnv):
+        if isinstance(simulator, importlib.import_module("gymnasium.envs.mujoco").MujocoEnv):
             simulator.render_mode = "rgb_array"
         else:
             simulator.render_parameters.mode, simulator.render_parameters.camera_name = "rgb_array", "fixedfar"
@@ -48,7 +49,7 @@ class SafetyGymnasium(gym.Wrapper):
                 f"comes with: sudo apt-get install libegl1 libgl1-mesa-dri"
             ) from error
 
-    def close(self):
+    def close(self) -> None:
         viewers = getattr(getattr(self.env, "task", None), "_viewers", {})
         for viewer in viewers.values():  # the navigation tasks leave theirs open, which complains at exit
             viewer.close()
@@ -56,7 +57,7 @@ class SafetyGymnasium(gym.Wrapper):
 
 
 class _Colour(np.ndarray):
-    __hash__ = object.__hash__  # type: ignore[assignment]
+    __hash__ = object.__hash__  # type: ignore[assignment]  # an array has none
 
 
 def build(task: Task) -> gym.Env:
@@ -66,7 +67,7 @@ def build(task: Task) -> gym.Env:
 
 
 @cache
-def _classes():
+def _classes() -> Any:
     colours: Any = importlib.import_module("safety_gymnasium.assets.color").COLOR
     # They are defaults of dataclasses, which Python 3.11 refuses where they have no hash.
     colours.update({name: value.view(_Colour) for name, value in colours.items()})

@@ -4,9 +4,10 @@ import ast
 import dataclasses
 import itertools
 import math
-import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
+
+import pandas as pd
 
 from trac.config import TracConfig
 
@@ -44,7 +45,7 @@ def plan(
         defaults: of the notebook.
         grid: "name=value,value,...", one for each dimension.
         fixed: "name=value".
-        where: see `holds`.
+        where: what must hold of a point: an expression in the parameters for `pandas.DataFrame.query`.
 
     Raises:
         SweepError: a name is unknown, given twice or not of its type; a point is no valid TracConfig; none is left.
@@ -59,53 +60,25 @@ def plan(
         parts = values.split(",") if several else [values]
         axes[name] = [check_value(name, part, defaults) for part in parts]
     points = [defaults | dict(zip(axes, choice, strict=True)) for choice in itertools.product(*axes.values())]
-    kept = [point for point in points if where is None or holds(where, point)]
+    kept = points if where is None else [points[i] for i in _rows_where(points, where)]
     if not kept:
         raise SweepError(f"no point is left: --where {where!r} removes all {len(points)}.")
     fields = {field.name for field in dataclasses.fields(TracConfig)}
     for point in kept:
         try:
             TracConfig().replace(**{name: value for name, value in point.items() if name in fields})
-        except (ValueError, TypeError) as error:
+        except ValueError as error:
             shown = ", ".join(f"{name}={point[name]!r}" for name in axes)
             raise SweepError(f"the point {shown} cannot be run: {error} Remove it, by --where for instance.") from error
     return kept, len(points) - len(kept)
 
 
-_OPERATORS: dict[type, Callable] = {
-    **{ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv},
-    **{ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Lt: operator.lt, ast.LtE: operator.le},
-    **{ast.Gt: operator.gt, ast.GtE: operator.ge, ast.USub: operator.neg, ast.Not: operator.not_},
-}
-
-
-def holds(expression: str, point: dict[str, Any]) -> bool:
-    """Evaluate arithmetic, comparisons, and, or, not on parameter names, numbers and texts; nothing else."""
-
-    def value(node: ast.AST) -> Any:
-        match node:
-            case ast.Constant():
-                return node.value
-            case ast.Name() if node.id in point:
-                return point[node.id]
-            case ast.Name():
-                raise SweepError(f"--where {expression!r}: {node.id!r} is not a parameter of the notebook.")
-            case ast.UnaryOp() if type(node.op) in _OPERATORS:
-                return _OPERATORS[type(node.op)](value(node.operand))
-            case ast.BinOp() if type(node.op) in _OPERATORS:
-                return _OPERATORS[type(node.op)](value(node.left), value(node.right))
-            case ast.BoolOp():
-                return (all if isinstance(node.op, ast.And) else any)(value(part) for part in node.values)
-            case ast.Compare() if all(type(op) in _OPERATORS for op in node.ops):
-                sides = [value(side) for side in (node.left, *node.comparators)]
-                pairs = zip(node.ops, itertools.pairwise(sides), strict=True)
-                return all(_OPERATORS[type(op)](*pair) for op, pair in pairs)
-        raise SweepError(
-            f"--where {expression!r} may hold names of parameters, numbers, texts, + - * /, comparisons, and, or, not; "
-            f"{ast.unparse(node)!r} is none of these."
-        )
-
+def _rows_where(points: list[dict[str, Any]], expression: str) -> list[int]:
+    table = pd.DataFrame({name: pd.Series([point[name] for point in points]) for name in points[0]})
     try:
-        return bool(value(ast.parse(expression, mode="eval").body))
-    except (SyntaxError, TypeError, ZeroDivisionError) as error:
-        raise SweepError(f"--where {expression!r} cannot be evaluated: {error}.") from error
+        return list(table.query(expression, engine="python").index)
+    except Exception as error:  # whatever the expression makes pandas raise
+        raise SweepError(
+            f"--where {expression!r} cannot be evaluated ({error}). Write it as for pandas.DataFrame.query, in the "
+            f"parameters {', '.join(table)}."
+        ) from error

@@ -7,7 +7,7 @@ A task is three cost limits with three seeds each. The seeds of a limit are one 
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,9 @@ import pandas as pd
 from trac.config import ConfigError, TracConfig
 from trac.core.checkpoint import CheckpointError
 from trac.core.run import Run, load_run
+from trac.data.download import fetch
 from trac.data.files import write_file
-from trac.data.load import fetch, load
+from trac.data.load import load
 from trac.data.tasks import TASKS, get_task
 from trac.envs import MissingSimulator, make
 from trac.evaluate import SCORES, evaluate_many, rank
@@ -36,7 +37,7 @@ SUITES = {"bullet": "bullet", "safety": "safety_gymnasium", "metadrive": "metadr
 
 def paper_results() -> pd.DataFrame:
     """The paper's main table: suite, task, method, mean and standard deviation of both normalised scores."""
-    with resources.as_file(resources.files("trac") / "paper_results.csv") as path:
+    with resources.as_file(resources.files("trac.experiments") / "paper_results.csv") as path:
         return pd.read_csv(path)
 
 
@@ -171,12 +172,12 @@ def as_text(table: pd.DataFrame) -> str:
     for score in ("reward", "cost"):
         columns |= {score: plus_minus(score), f"paper's {score}": plus_minus(f"paper_{score}")}
         columns[f"Δ {score} / s.e."] = table[f"{score}_difference"].map("{:+.1f}".format)
-    return pd.DataFrame(columns).to_string(index=False)
+    return str(pd.DataFrame(columns).to_string(index=False))
 
 
 def reproduce(
     tasks: Sequence[str],
-    out: str | os.PathLike,
+    out: str | os.PathLike[str],
     *,
     source: str = "dsrl",
     segment_ratio: float | None = None,
@@ -216,7 +217,7 @@ def reproduce(
     for task in tasks:
         configs(task, get_task(task).cost_limits[0], segment_ratio, changes)  # a slip is said before anything runs
     failed: dict[str, str] = {}
-    calls: dict[str, tuple] = {}
+    calls: dict[str, tuple[Any, ...]] = {}
     for task in tasks:
         try:
             if source == "dsrl":
@@ -261,7 +262,7 @@ def reproduce(
     return failed
 
 
-def _try(function, arguments: tuple):
+def _try(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
     try:
         return function(*arguments)
     except (ValueError, CheckpointError) as error:

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from trac.data.files import write_file
 from trac.experiments.grid import SweepError
+from trac.experiments.source import source_hash
 
 KERNEL_STARTS = 3  # how often a kernel that dies is started for one point
 
@@ -53,10 +54,10 @@ def parameters(notebook: Path) -> dict[str, Any]:
 
 
 def code_hash(notebook: Path | None = None) -> str:
-    """Hash of the module's source and, if there is a notebook, of its code."""
+    """Hash of what the package and, if there is one, the notebook do; see `source_hash`."""
     digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
-        digest.update(path.read_bytes())
+    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
+        digest.update(source_hash(path).encode())
     if notebook:
         cells = json.loads(notebook.read_text())["cells"]
         digest.update(json.dumps([cell["source"] for cell in cells if cell["cell_type"] == "code"]).encode())
@@ -182,7 +183,11 @@ def sweep(
 
 
 def on_dask(
-    function: Callable, calls: dict[str, tuple], workers: int, scheduler: str | None, retries: int = 0
+    function: Callable[..., Any],
+    calls: dict[str, tuple[Any, ...]],
+    workers: int,
+    scheduler: str | None,
+    retries: int = 0,
 ) -> Iterator[tuple[str, Any]]:
     """Call a function once for each name, on a LocalCluster or the workers of a running scheduler.
 

@@ -5,6 +5,7 @@ soft value iteration. All sums over time are discounted: J_r(π) = E Σ_t γ^t r
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -45,7 +46,7 @@ class CMDP:
     start: np.ndarray
     gamma: float
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("transitions", "rewards", "costs", "start"):
             object.__setattr__(self, name, np.array(getattr(self, name), dtype=float))  # a copy of its own
         states, actions = self.rewards.shape if self.rewards.ndim == 2 else (0, 0)
@@ -152,7 +153,8 @@ def occupancy(cmdp: CMDP, policy: ArrayLike) -> np.ndarray:
     """(S, A) occupancy measure of a policy (S, A), from a linear system; it sums to the expected discounted length."""
     policy = _distribution(cmdp, policy)
     moves = np.einsum("sa,sat->st", policy, cmdp.transitions)
-    return np.linalg.solve(np.eye(len(moves)) - cmdp.gamma * moves.T, cmdp.start)[:, None] * policy
+    visits: np.ndarray = np.linalg.solve(np.eye(len(moves)) - cmdp.gamma * moves.T, cmdp.start)[:, None] * policy
+    return visits
 
 
 def values(cmdp: CMDP, policy: ArrayLike, signal: ArrayLike) -> np.ndarray:
@@ -195,7 +197,9 @@ def soft_value_iteration(cmdp: CMDP, reference: ArrayLike, alpha: float, multipl
     return Optimum(v, q, reference * np.exp(advantage / alpha))
 
 
-def _iterate(cmdp: CMDP, multiplier: float, backup) -> tuple[np.ndarray, np.ndarray]:
+def _iterate(
+    cmdp: CMDP, multiplier: float, backup: Callable[[np.ndarray], np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
     signal = cmdp.rewards - multiplier * cmdp.costs
     v = np.zeros(len(signal))
     for _ in range(1_000_000):

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from matplotlib.axes import Axes
 
 from trac.teaching.cmdp import CMDP, CMDPError
 
@@ -46,7 +47,7 @@ def gridworld(layout: str | Sequence[str], *, slip: float = 0.1, gamma: float = 
     return Gridworld(transitions, rewards, costs, start, gamma, tuple(rows), cells)
 
 
-def draw(grid: Gridworld, ax, *, policy: np.ndarray | None = None, shade: np.ndarray | None = None) -> None:
+def draw(grid: Gridworld, ax: Axes, *, policy: np.ndarray | None = None, shade: np.ndarray | None = None) -> None:
     """Draw a gridworld on matplotlib axes.
 
     Args:

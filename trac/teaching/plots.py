@@ -190,7 +190,9 @@ def film(
     return buffer.getvalue()
 
 
-def _episode_frames(policy, name, task, cost_limit, seed, every, size) -> list[Image.Image]:
+def _episode_frames(
+    policy: Any, name: str, task: str, cost_limit: float, seed: int, every: int, size: int
+) -> list[Image.Image]:
     env = make(task)
     observation, _ = env.reset(seed=seed)
     simulator: Any = env.unwrapped

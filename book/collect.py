@@ -1,6 +1,6 @@
 """Make the packaged datasets: constrained reinforcement learning in the real simulators.
 
-    python -m trac.experiments.collect BallCircle --out trac/data/packaged --seed 0
+    python book/collect.py BallCircle --out trac/data/packaged --seed 0
 
 Soft actor-critic learns on the reward `r - λ c`. The multiplier λ follows the cost of the current
 policy to a cost limit that starts loose and is tightened along the run, so that one run sweeps the
@@ -24,13 +24,7 @@ from trac import envs
 from trac.baselines.online import PIController, stable_baselines3
 from trac.baselines.recorder import Episode, Recorder, relabel
 from trac.data.trajectories import KEYS, Trajectories, from_arrays, write
-
-# Best return in each eighth of the cost range, read off the plots of DSRL's data (arXiv 2306.09303).
-DSRL_FRONTIER = {
-    "BallRun": (440, 440, 550, 700, 850, 1000, 1150, 1320),
-    "BallCircle": (670, 690, 750, 780, 850, 880, 865, 865),
-    "CarCircle": (430, 440, 475, 480, 505, 510, 530, 530),
-}
+from trac.teaching.coverage import coverage
 
 
 @dataclass(frozen=True)
@@ -220,29 +214,6 @@ def join(task: str, episodes: Sequence[Episode]) -> Trajectories:
     return from_arrays(task, **{key: np.concatenate([episode[key] for episode in episodes]) for key in KEYS})
 
 
-def coverage(data: Trajectories) -> pd.DataFrame:
-    """How well the data covers the cost range, next to DSRL's own data.
-
-    Returns:
-        One row for each eighth of the cost range: cost_from, cost_to, trajectories, best_return,
-        dsrl_frontier, ratio (of the two).
-    """
-    edges = np.linspace(0, SETTINGS[data.task].max_cost, 9)
-    eighth = _bin(data.episode_costs, 0, edges[-1], 8)
-    frontier = np.array(DSRL_FRONTIER[data.task], dtype=float)
-    best = np.array([data.returns[eighth == i].max(initial=-np.inf) for i in range(8)])
-    return pd.DataFrame(
-        {
-            "cost_from": edges[:-1],
-            "cost_to": edges[1:],
-            "trajectories": np.bincount(eighth, minlength=8),
-            "best_return": best,
-            "dsrl_frontier": frontier,
-            "ratio": best / frontier,
-        }
-    )
-
-
 def save(folder: Path, task: str, episodes: Sequence[Episode], settings: Collection, seed: int) -> Path:
     """Thin the episodes and write `folder/task.hdf5`, with its origin in the file's attributes."""
     costs = np.array([episode["costs"].sum() for episode in episodes])
@@ -250,7 +221,7 @@ def save(folder: Path, task: str, episodes: Sequence[Episode], settings: Collect
     data = join(task, [episodes[i] for i in thin(costs, returns, settings, seed)])
     packages = ("torch", "stable-baselines3", "gymnasium", "pybullet", "bullet_safety_gym", "dsrl", "numpy")
     origin = {
-        "made_by": f"python -m trac.experiments.collect {task} --seed {seed}",
+        "made_by": f"python book/collect.py {task} --seed {seed}",
         "seed": str(seed),
         "settings": json.dumps(asdict(settings)),
         "versions": json.dumps({"python": platform.python_version()} | {name: _version(name) for name in packages}),

@@ -1,0 +1,1 @@
+"""What the book teaches with: small problems solved exactly, figures, exercises that check themselves."""
