@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 import tyro
-from quick_table import RESULTS, write
+from tables import RESULTS, write
 
 import trac
 from trac import envs
@@ -74,7 +74,7 @@ def made_up(task: str, episodes: int = 6, steps: int = 30, seed: int = 0) -> Tra
 
 
 def settings(data: Trajectories) -> trac.TracConfig:
-    """A few updates on windows of half the shortest episode, under a limit that the median episode keeps."""
+    """A few updates on segments of half the shortest episode, under a limit that the median episode keeps."""
     return trac.TracConfig(
         task=data.task,
         cost_limit=float(np.median(data.episode_costs)) + 1e-3,

@@ -93,7 +93,7 @@ def test_a_cost_critics_fixed_point_is_the_exact_discounted_cost():
     costs = torch.tensor(problem.costs[s, a], dtype=torch.float32)
     torch.manual_seed(0)
     critic = networks.Ensemble(2, [states * actions])
-    target, optimizer = losses.target_of(critic), losses.adam(critic.parameters(), 0.02)
+    target, optimizer = losses.target_of(critic), losses.fused_adam(critic.parameters(), 0.02)
     for _ in range(2_000):
         goal = losses.bellman_target(costs, target(then).amin(0), problem.gamma)
         losses.descend(optimizer, losses.critic_loss(critic(now), goal))

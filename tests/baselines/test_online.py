@@ -128,7 +128,8 @@ def test_the_buffer_starts_with_the_data_and_every_price_is_the_multipliers():
     costs = np.concatenate([data.costs, *(episode["costs"] for episode in made)])
     np.testing.assert_allclose(buffer.rewards[: size + 200, 0], 0.1 * (rewards - 3 * costs), rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(buffer.actions[size : size + 200, 0], np.concatenate([e["actions"] for e in made]))
-    assert env.cumulative_cost == sum(episode["costs"].sum() for episode in made)  # the data's costs were paid by others
+    # The data's costs were paid by others.
+    assert env.cumulative_cost == sum(episode["costs"].sum() for episode in made)
 
 
 def test_ppo_starts_from_the_cloned_policy(data):

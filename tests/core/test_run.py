@@ -143,6 +143,6 @@ def as_the_first_version_wrote_it(manifest):
 )
 def test_another_versions_format_is_named(folder, change, found):
     edit(folder, change)
-    message = rf"run: the run cannot be read .*it has format {found}, this version reads 2; format 1 is of trac-book 0.1"
-    with pytest.raises(ConfigError, match=message):
+    message = rf"it has format {found}, this version reads 2; format 1 is of trac-book 0\.1"
+    with pytest.raises(ConfigError, match=rf"run: the run cannot be read \({message}\)"):
         trac.load_run(folder)

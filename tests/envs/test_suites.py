@@ -11,8 +11,7 @@ import suites
 import trac
 from trac import envs
 from trac.data import trajectories
-from trac.envs import MissingSimulator, make
-from trac.envs import metadrive
+from trac.envs import MissingSimulator, make, metadrive
 
 # Dimensions of observations and actions, from the tables of the simulator's paper and its code.
 BULLET = {

@@ -10,8 +10,8 @@ import nbformat
 import pandas as pd
 import pytest
 
-from trac.experiments import grid, sweep
 from trac.core.checkpoint import find
+from trac.experiments import grid, sweep
 from trac.experiments.grid import plan
 from trac.experiments.sweep import collect, parameters
 
