@@ -16,20 +16,23 @@ from types import ModuleType
 from typing import Any
 
 import core
+import numpy as np
 import pandas as pd
 import torch
 import tyro
 
 import trac
-from trac import fused
-from trac.baselines import bc, learner_of
-from trac.baselines.learner import Learner
-from trac.learner import Learner as Cloner
-from trac.learner import to_device
-from trac.policy import layer_sizes
+from trac.baselines import bc
+from trac.baselines.bcq_lag import BCQLag
+from trac.baselines.bear_lag import BEARLag
+from trac.baselines.cdt import CDT
+from trac.baselines.coptidice import COptiDICE
+from trac.baselines.cpq import CPQ
+from trac.baselines.offline import OfflineLearner
+from trac.core.learner import TracLearner
 
 CPU = torch.device("cpu")
-METHODS = ("bcq_lag", "bear_lag", "cdt", "coptidice", "cpq")
+METHODS: tuple[type[OfflineLearner], ...] = (BCQLag, BEARLag, CDT, COptiDICE, CPQ)
 TASK, COST_LIMIT = "BallCircle", 20.0
 
 
@@ -58,9 +61,9 @@ def package():
     return osrl.algorithms
 
 
-def model_of(method: Learner) -> Any:
+def model_of(method: OfflineLearner) -> Any:
     """osrl-lib's model of the same method with the settings of one of our runs."""
-    osrl, c, name, (states, actions) = package(), method.config, method.algorithm, method.dims[:2]
+    osrl, c, name, (states, actions) = package(), method.config, method.algorithm, method.dims
     shape = dict(state_dim=states, action_dim=actions, max_action=1.0, episode_len=method.horizon)
     if name == "cdt":
         drops = dict.fromkeys(("attention_dropout", "residual_dropout", "embedding_dropout"), c.dropout)
@@ -83,7 +86,7 @@ def model_of(method: Learner) -> Any:
     return osrl.BEARL(**shape, **mmd, kernel=c.kernel, start_update_policy_step=0)
 
 
-def update_of(model: Any, method: Learner) -> Callable[[], Any]:
+def update_of(model: Any, method: OfflineLearner) -> Callable[[], Any]:
     """The update of osrl-lib's model, as its trainer makes it, on one batch of ours."""
     batch = method.batch()
     trainer = getattr(package(), f"{type(model).__name__}Trainer")(model, None, logger=Silent())
@@ -99,9 +102,9 @@ def update_of(model: Any, method: Learner) -> Callable[[], Any]:
     return lambda: trainer.train_one_step(*values[:6])
 
 
-def pair(name: str, config: Any) -> dict[str, Callable[[], Any]]:
+def pair(learner: type[OfflineLearner], config: Any) -> dict[str, Callable[[], Any]]:
     """Our update and osrl-lib's."""
-    method, steps = learner_of(name)(config, trac.load(TASK), CPU), itertools.count(1)
+    method, steps = learner(config, trac.load(TASK), CPU), itertools.count(1)
     return {"ours": lambda: method.advance(next(steps)), "osrl": update_of(model_of(method), method)}
 
 
@@ -110,15 +113,13 @@ def cloning(hidden: tuple[int, ...]) -> dict[str, Callable[[], Any]]:
     data, steps = trac.load(TASK), itertools.count(1)
     config = trac.TracConfig(task=TASK, hidden=hidden, dropout=0.0, batch_size=bc.BATCH_SIZE)
     config = config.replace(bc_steps=core.FOREVER, steps=core.FOREVER)
-    dims = (data.observations.shape[1], data.actions.shape[1])
-    trunk = fused.Trunk(config.batch_size, layer_sizes(*dims, hidden, config.policy), config.dropout)
-    tensors = to_device(data, CPU)
-    ours = Cloner(tensors, [bc._every_episode(data, config)], [config], trunk=trunk)
-    osrl = package()
-    model = osrl.BC(state_dim=dims[0], action_dim=dims[1], max_action=1.0, a_hidden_sizes=list(hidden))
+    everything = np.ones(len(data.starts), dtype=bool)
+    ours = TracLearner(data, [bc._transitions(data, everything, config.cost_limit)], [config])
+    osrl, (obs_dim, act_dim) = package(), (data.observations.shape[1], data.actions.shape[1])
+    model = osrl.BC(state_dim=obs_dim, action_dim=act_dim, max_action=1.0, a_hidden_sizes=list(hidden))
     trainer = osrl.BCTrainer(model, None, logger=Silent())
     rows = torch.randint(len(data), (config.batch_size,))
-    batch = [tensors[key][rows] for key in ("observations", "actions")]
+    batch = [torch.as_tensor(array)[rows] for array in (data.observations, data.actions)]
     return {"ours": lambda: ours.advance(next(steps)), "osrl": lambda: trainer.train_one_step(*batch)}
 
 
@@ -126,13 +127,13 @@ def cases() -> dict[tuple[str, str, int], dict[str, Callable[[], Any]]]:
     """Both updates by settings, method and batch size."""
     found = {("quick", "bc_all", bc.BATCH_SIZE): cloning((128, 128))}
     found["benchmark", "bc_all", bc.BATCH_SIZE] = cloning((256, 256))
-    for name in METHODS:
-        config = learner_of(name).Config
+    for learner in METHODS:
+        name, config = learner.algorithm, learner.Config
         quick, benchmark = config(task=TASK, cost_limit=COST_LIMIT), config.osrl(TASK, COST_LIMIT)
         if name == "cdt":
             benchmark = benchmark.replace(batch_size=64)  # its 2,048 windows take many seconds on a CPU
         for settings, c in dict(quick=quick, benchmark=benchmark).items():
-            found[settings, name, c.batch_size] = pair(name, c)
+            found[settings, name, c.batch_size] = pair(learner, c)
     return found
 
 
@@ -143,7 +144,7 @@ def main(rounds: int = 12, out: Path = Path("_build/osrl_speed.csv")) -> None:
         rounds: turns of each side.
         out: the table.
     """
-    from quick_table import write
+    from tables import write
 
     torch.set_num_threads(1)
     table = []

@@ -23,11 +23,11 @@ import tyro
 from torch import nn
 
 import trac
-from trac import fused
-from trac.checkpoint import write_file
-from trac.learner import Learner, to_device
+from trac.core import fused_cpu, learner
+from trac.core.learner import TracLearner
+from trac.core.run import processor
+from trac.data.files import write_file
 from trac.partition import partition
-from trac.runs import processor
 
 PAPER = dict(batch_size=96, hidden=(256, 256), dropout=0.25, learning_rate=1e-4)
 SHAPES = {
@@ -39,33 +39,30 @@ FOREVER = 10**9
 BLOCK = 0.15  # seconds that a variant runs before the next one's turn
 
 
-def learners(data, configs, device: torch.device, *, by_hand: bool, capture: bool = False) -> list[Learner]:
+def learners(data, configs, device: torch.device, *, by_hand: bool, capture: bool = False) -> list[TracLearner]:
     segments = [partition(data, cost_limit=c.cost_limit, top=c.top, segment_ratio=c.segment_ratio) for c in configs]
-    tensors = to_device(data, device)
-    if not by_hand:
-        return [Learner(tensors, segments, configs, capture=capture)]
-    sizes = Learner(tensors, segments[:1], configs[:1]).policy.sizes
-    trunk = fused.Trunk(configs[0].batch_size * segments[0].length, sizes, configs[0].dropout)
-    return [Learner(tensors, [s], [c], trunk=trunk) for s, c in zip(segments, configs, strict=True)]
+    if by_hand:
+        return learner.learners(data, segments, configs)
+    return [TracLearner(data, segments, configs, device=device, autograd=True, capture=capture)]
 
 
-def updates(data, config, device, *, models: int = 1, chunk: int = fused.CHUNK, **options) -> Callable[[], None]:
+def updates(data, config, device, *, models: int = 1, chunk: int = fused_cpu.CHUNK, **options) -> Callable[[], None]:
     """Our update, one after the other."""
     configs = [config.replace(seed=seed, steps=FOREVER) for seed in range(models)]
-    before, fused.CHUNK = fused.CHUNK, chunk
+    before, fused_cpu.CHUNK = fused_cpu.CHUNK, chunk
     stack, steps = learners(data, configs, device, **options), itertools.count(1)
-    fused.CHUNK = before
+    fused_cpu.CHUNK = before
 
     def update():
         step = next(steps)
-        for learner in stack:
-            learner.advance(step)
+        for one in stack:
+            one.advance(step)
 
     return update
 
 
-class Windows(torch.utils.data.Dataset):
-    """Windows copied out of the data, as a first implementation would."""
+class Copies(torch.utils.data.Dataset):
+    """Segments copied out of the data, as a first implementation would."""
 
     def __init__(self, data, segments):
         rows = segments.starts[:, None] + np.arange(segments.length)
@@ -82,9 +79,9 @@ class Windows(torch.utils.data.Dataset):
 def textbook(data, config, device, cloning: bool) -> Callable[[], None]:
     """The update as a textbook would write it: DataLoader, nn.Dropout, autograd, reference recomputed, .item()."""
     segments = partition(data, cost_limit=config.cost_limit, top=config.top, segment_ratio=config.segment_ratio)
-    windows = Windows(data, segments)
+    copies = Copies(data, segments)
     loader = torch.utils.data.DataLoader(
-        windows, config.batch_size, shuffle=True, num_workers=2, drop_last=True, persistent_workers=True
+        copies, config.batch_size, shuffle=True, num_workers=2, drop_last=True, persistent_workers=True
     )
 
     def network():

@@ -1,10 +1,10 @@
-"""Memory and time on data of Safety-Gymnasium's size, and the cost of many windows.
+"""Memory and time on data of Safety-Gymnasium's size, and the cost of many segments.
 
     make bench-scale                             # _build/scale.json and a table
 
 The synthetic file has DSRL's form: 2,000 episodes of 1,000 steps, 60 observations and 2 actions,
 480 MB of observations. Peak memory is that of a process of its own, which reads the file, cuts
-windows of 750 steps, and makes 100 updates of the paper's size.
+segments of 750 steps, and makes 100 updates of the paper's size.
 """
 
 import json
@@ -23,10 +23,10 @@ import tyro
 from core import FOREVER, PAPER, learners, seconds, updates
 
 import trac
-from trac.checkpoint import write_file
+from trac.core.run import processor
+from trac.data.files import write_file
+from trac.data.trajectories import from_arrays, read
 from trac.partition import partition
-from trac.runs import processor
-from trac.trajectories import from_arrays, read
 
 EPISODES, STEPS, OBS_DIM, ACT_DIM = 2_000, 1_000, 60, 2
 TASK = "PointGoal1"
@@ -70,9 +70,9 @@ def big(path: Path) -> dict[str, float]:
     return row | {"all_s": time.perf_counter() - started, "all_mb": peak()}
 
 
-def many(windows: int):
-    """Data with about so many windows of 25 of 100 steps."""
-    episodes = -(-windows // 76)
+def many(segments: int):
+    """Data with about so many segments of 25 of 100 steps."""
+    episodes = -(-segments // 76)
     generator, n = np.random.default_rng(0), episodes * 100
     risk = np.repeat(np.linspace(0, 1, episodes), 100)
     return from_arrays(
@@ -87,18 +87,16 @@ def many(windows: int):
 
 
 def curve(rounds: int = 12) -> list[dict[str, float]]:
-    """Seconds to partition, and updates a second at batch 96 x 25, for 10^3 to 10^6 windows; they take turns."""
+    """Seconds to partition, and updates a second at batch 96 x 25, for 10^3 to 10^6 segments; they take turns."""
     config = trac.TracConfig(task="BallRun", segment_ratio=0.25, bc_steps=0, **PAPER)
     partitions, updaters = {}, {}
-    for windows in (10**3, 10**4, 10**5, 10**6):
-        data = many(windows)
-        partitions[windows] = partial(partition, data, cost_limit=20, segment_ratio=0.25)
-        updaters[windows] = updates(data, config, torch.device("cpu"), by_hand=True)
+    for segments in (10**3, 10**4, 10**5, 10**6):
+        data = many(segments)
+        partitions[segments] = partial(partition, data, cost_limit=20, segment_ratio=0.25)
+        updaters[segments] = updates(data, config, torch.device("cpu"), by_hand=True)
     slow = seconds(partitions, 3, torch.device("cpu"))
     fast = seconds(updaters, rounds, torch.device("cpu"))
-    return [
-        {"windows": windows, "partition_s": slow[windows], "steps_per_second": 1 / fast[windows]} for windows in fast
-    ]
+    return [{"windows": number, "partition_s": slow[number], "steps_per_second": 1 / fast[number]} for number in fast]
 
 
 def main(out: Path = Path("_build/scale.json"), child: Path | None = None) -> None:

@@ -21,27 +21,31 @@ import os
 import time
 from itertools import pairwise, product
 
-import joblib
 import pandas as pd
 import torch
 import tyro
-from quick_table import EVALUATION_SEED, METHODS, RESULTS, SEGMENT_RATIO, write
+from quick_table import EVALUATION_SEED, METHODS, SEGMENT_RATIO
+from tables import RESULTS, read, run_missing, write
 
 import trac
-from trac.baselines import learner_of
-from trac.baselines.training import train
-from trac.evaluate import summarize
+from trac.baselines.bcq_lag import BCQLag
+from trac.baselines.bear_lag import BEARLag
+from trac.baselines.cdt import CDT
+from trac.baselines.coptidice import COptiDICE
+from trac.baselines.cpq import CPQ
+from trac.baselines.offline import OfflineLearner, train_offline
+from trac.experiments.reproduce import paper_results
 from trac.policy import layer_sizes
-from trac.reproduce import paper_results
+from trac.statistics import summarize
 
 STEPS = 4_000
-# By the paper's names, the fastest first: the name in trac.baselines, and changes from its quick settings.
-SETTINGS: dict[str, tuple[str, dict]] = {
-    "COptiDICE": ("coptidice", dict(normalized_limit=False)),
-    "BCQ-Lag": ("bcq_lag", dict(tau=0.05)),
-    "CPQ": ("cpq", dict(tau=0.05, penalty=False)),
-    "BEAR-Lag": ("bear_lag", dict(tau=0.05)),
-    "CDT": ("cdt", {}),
+# By the paper's names, the fastest first: the method, and changes from its quick settings.
+SETTINGS: dict[str, tuple[type[OfflineLearner], dict]] = {
+    "COptiDICE": (COptiDICE, dict(normalized_limit=False)),
+    "BCQ-Lag": (BCQLag, dict(tau=0.05)),
+    "CPQ": (CPQ, dict(tau=0.05, penalty=False)),
+    "BEAR-Lag": (BEARLag, dict(tau=0.05)),
+    "CDT": (CDT, {}),
 }
 CLONED = ("BC-All", "BC-Safe", "TraC")  # the methods of quick_episodes.csv
 COMMAND = "python book/baselines_table.py"
@@ -62,9 +66,8 @@ def one_run(task: str, limits: tuple[float, ...], method: str, seed: int) -> tup
     settings |= dict(eval_every=1_000) if looked_at else dict(eval_episodes=0)
     started = time.process_time()
     if method in SETTINGS:
-        name, changes = SETTINGS[method]
-        learner = learner_of(name)
-        run = train(learner, data, learner.Config(**settings | changes), progress=False, device="cpu")
+        learner, changes = SETTINGS[method]
+        run = train_offline(learner, data, learner.Config(**settings | changes), progress=False, device="cpu")
     else:
         config = trac.TracConfig(**settings, segment_ratio=SEGMENT_RATIO[task])
         run = METHODS[method](data, config, progress=False)
@@ -146,32 +149,19 @@ def main(
 ) -> None:
     """Run what is missing, one process for each processor core, and write the tables."""
     paths = [RESULTS / f"baselines_{name}.csv" for name in ("runs", "best")]
-    empty = (cloned(tasks, limits, seeds), pd.DataFrame(columns=KEYS))
-    done = [pd.read_csv(p, comment="#") if p.is_file() else none for p, none in zip(paths, empty, strict=True)]
-    known = [set(table[KEYS].itertuples(index=False, name=None)) for table in done]
+    tables = {path: read(path, KEYS) for path in paths}
+    if not len(tables[paths[0]]):
+        tables[paths[0]] = cloned(tasks, limits, seeds)
     # All of one seed before the next, so that an interrupted table has every method.
     jobs = []
     for seed, method, task in product(seeds, (*SETTINGS, *CLONED), tasks):
         for group in [limits] if method == "CDT" else [(limit,) for limit in limits]:
             keys = {(task, limit, method, seed) for limit in group}
             best = {key for key in keys if key[1] == LOOKED_AT[0] and seed in LOOKED_AT[1]}
-            if not (keys <= known[0] and best <= known[1]):
-                jobs.append((task, group, method, seed))
+            jobs.append(((task, group, method, seed), [keys, best]))
     if not only_tables:
-        results = joblib.Parallel(n_jobs=workers, return_as="generator_unordered")(
-            joblib.delayed(one_run)(*job) for job in jobs
-        )
-        for count, frames in enumerate(results, start=1):
-            for i, frame in enumerate(frames):
-                if len(frame):
-                    done[i] = pd.concat([done[i], frame], ignore_index=True).drop_duplicates(KEYS)
-                    write(done[i].sort_values(KEYS), paths[i], COMMAND)
-            columns = [*KEYS, "normalized_reward", "normalized_cost"]
-            print(
-                f"{count}/{len(jobs)}\n{frames[0][columns].round(2).to_string(index=False, header=False)}", flush=True
-            )
-    write(done[0].sort_values(KEYS), paths[0], COMMAND)
-    write_tables(done[0].sort_values(KEYS))
+        tables = run_missing(one_run, jobs, tables, KEYS, COMMAND, workers)
+    write_tables(tables[paths[0]])
 
 
 if __name__ == "__main__":

@@ -13,18 +13,17 @@ settings; a safe start needs a price on cost from the beginning, so its multipli
 import time
 from itertools import product
 
-import joblib
 import pandas as pd
 import torch
 import tyro
-from quick_table import EVALUATION_SEED, RESULTS, write
+from quick_table import EVALUATION_SEED
+from tables import RESULTS, read, run_missing
 
 import trac
 from trac.baselines import bc_safe
 from trac.baselines.ppo_lag import PPOLagConfig, ppo_lag
 from trac.baselines.sac_lag import SACLagConfig, sac_lag
 
-COMMAND = "python book/online_table.py"
 KEYS = ["task", "cost_limit", "method", "seed"]
 SCORES = ["normalized_reward", "normalized_cost", "return", "cost"]
 PPO = dict(
@@ -64,8 +63,8 @@ def one_run(task: str, limit: float, method: str, seed: int) -> tuple[pd.DataFra
     for model, policy in (("last", run.policy), ("best", run.best)):
         options = dict(task=task, cost_limit=limit, seed=EVALUATION_SEED + seed, workers=1)
         means = trac.evaluate(policy, **options).episodes[SCORES].mean()
-        paid = dict(steps=run.config.steps, paid=run.history.paid.iloc[-1], cpu_seconds=seconds)
-        rows.append(keys | {"model": model} | means.to_dict() | paid)
+        spent = dict(steps=run.config.steps, cumulative_cost=run.history.cumulative_cost.iloc[-1], cpu_seconds=seconds)
+        rows.append(keys | {"model": model} | means.to_dict() | spent)
     looks = run.history.dropna(subset="return").drop(columns=["length"])
     for position, (name, value) in enumerate(keys.items()):
         looks.insert(position, name, value)
@@ -81,25 +80,11 @@ def main(
 ) -> None:
     """Run what is missing, one process for each processor core, and write both tables."""
     paths = [RESULTS / f"online_{name}.csv" for name in ("runs", "curves")]
-    done = [pd.read_csv(path, comment="#") if path.is_file() else pd.DataFrame(columns=KEYS) for path in paths]
-    known = set(done[0][KEYS].itertuples(index=False, name=None))
     # All of one seed before the next, so that an interrupted table has every method.
-    jobs = [
-        (task, limit, method, seed)
-        for seed, method, task in product(seeds, methods, tasks)
-        if (task, limit, method, seed) not in known
-    ]
-    results = joblib.Parallel(n_jobs=workers, return_as="generator_unordered")(
-        joblib.delayed(one_run)(*job) for job in jobs
-    )
-    for count, frames in enumerate(results, start=1):
-        for i, (frame, path) in enumerate(zip(frames, paths, strict=True)):
-            done[i] = pd.concat([done[i], frame], ignore_index=True) if len(done[i]) else frame
-            write(done[i].sort_values(KEYS, kind="stable"), path, COMMAND)
-        columns = [*KEYS, "model", "normalized_reward", "normalized_cost", "paid", "cpu_seconds"]
-        print(
-            f"{count}/{len(jobs)}\n{frames[0][columns].round(2).to_string(index=False, header=count == 1)}", flush=True
-        )
+    runs = [(task, limit, method, seed) for seed, method, task in product(seeds, methods, tasks)]
+    jobs = [(run, [{run}, {run}]) for run in runs]
+    tables = {path: read(path, KEYS) for path in paths}
+    run_missing(one_run, jobs, tables, KEYS, "python book/online_table.py", workers)
 
 
 if __name__ == "__main__":

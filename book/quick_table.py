@@ -6,22 +6,18 @@
 One row of quick_episodes.csv is one evaluation episode. Runs whose episodes are there are not run again.
 """
 
-import platform
-import subprocess
 from itertools import product
-from pathlib import Path
 
-import joblib
 import pandas as pd
 import torch
 import tyro
+from tables import RESULTS, read, run_missing, write
 
 import trac
 from trac.baselines import bc_all, bc_safe
-from trac.evaluate import interval
-from trac.runs import processor
+from trac.statistics import interval
 
-RESULTS = Path(__file__).parent / "results"
+COMMAND = "python book/quick_table.py"
 METHODS = {"BC-All": bc_all, "BC-Safe": bc_safe, "TraC": trac.train}
 KEYS = ["task", "cost_limit", "method", "seed"]
 # The paper sets the segment ratio by task, and so do the quick settings; all else is TracConfig's defaults.
@@ -46,7 +42,7 @@ def one_run(task: str, method: str, limits: tuple[float, ...], seed: int, change
         frames[-1].insert(0, "method", method)
         frames[-1].insert(0, "cost_limit", limit)
         frames[-1].insert(0, "task", task)
-    return pd.concat(frames)
+    return pd.concat(frames).sort_values([*KEYS, "episode_seed"])
 
 
 def table(episodes: pd.DataFrame) -> pd.DataFrame:
@@ -62,23 +58,6 @@ def table(episodes: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def write(frame: pd.DataFrame, path: Path, command: str) -> None:
-    """CSV with the command, commit and machine that made it in the first lines; temporary name, then renamed."""
-    # Tables that were written just before are no change of what makes them.
-    changes = _git("status", "--porcelain", "--untracked-files=no", "--", ":(top,exclude)book/results")
-    commit = _git("rev-parse", "--short", "HEAD") + ("-dirty" if changes else "")
-    machine = f"{processor()}, Python {platform.python_version()}, torch {torch.__version__}"
-    temporary = path.with_suffix(".part")
-    with temporary.open("w") as file:
-        file.write(f"# {command}\n# commit {commit}\n# {machine}\n")
-        frame.to_csv(file, index=False, float_format="%.6g")
-    temporary.replace(path)
-
-
-def _git(*words: str) -> str:
-    return subprocess.run(["git", *words], capture_output=True, text=True).stdout.strip()
-
-
 def main(
     tasks: tuple[str, ...] = ("BallRun", "BallCircle", "CarCircle"),
     limits: tuple[float, ...] = (10.0, 20.0, 40.0),
@@ -87,31 +66,18 @@ def main(
     only_tables: bool = False,
 ) -> None:
     """Run what is missing, one process for each processor core, and write both tables."""
-    path, command = RESULTS / "quick_episodes.csv", "python book/quick_table.py"
-    done = pd.read_csv(path, comment="#") if path.is_file() else pd.DataFrame(columns=KEYS)
-    known = set(done[KEYS].itertuples(index=False, name=None))
-    jobs = []
+    path, jobs = RESULTS / "quick_episodes.csv", []
     for task, seed in product(tasks, seeds):
         # Cloning everything does not depend on the limit: one run serves them all.
         groups = [("BC-All", limits), *((name, (limit,)) for limit in limits for name in ("BC-Safe", "TraC"))]
         jobs += [
-            (task, name, group, seed, {})
-            for name, group in groups
-            if any((task, limit, name, seed) not in known for limit in group)
+            ((task, name, group, seed, {}), [{(task, limit, name, seed) for limit in group}]) for name, group in groups
         ]
+    tables = {path: read(path, KEYS)}
     if not only_tables:
-        results = joblib.Parallel(n_jobs=workers, return_as="generator_unordered")(
-            joblib.delayed(one_run)(*job) for job in jobs
-        )
-        for count, frame in enumerate(results, start=1):
-            done = pd.concat([done, frame], ignore_index=True) if len(done) else frame
-            write(done, path, command)
-            score = frame.groupby(KEYS)[["normalized_reward", "normalized_cost"]].mean()
-            print(f"{count}/{len(jobs)}\n{score.to_string(header=count == 1)}", flush=True)
-    order = done.sort_values([*KEYS, "episode_seed"], kind="stable").drop_duplicates([*KEYS, "episode_seed"])
-    write(order, path, command)
-    summary = table(order)
-    write(summary, RESULTS / "quick_table.csv", command)
+        tables = run_missing(one_run, jobs, tables, KEYS, COMMAND, workers)
+    summary = table(tables[path])
+    write(summary, RESULTS / "quick_table.csv", COMMAND)
     print(summary.round(2).to_string(index=False))
 
 

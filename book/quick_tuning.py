@@ -5,12 +5,15 @@
 One row is one run: the means of its 20 episodes.
 """
 
-import joblib
-import pandas as pd
-import tyro
-from quick_table import RESULTS, one_run, write
+from itertools import product
 
-# Changes from the quick settings with 8 windows a batch, one at a time, and then two.
+import pandas as pd
+import quick_table
+import tyro
+from tables import RESULTS, read, run_missing
+
+KEYS = ["candidate", "task", "seed"]
+# Changes from the quick settings with 8 segments a batch, one at a time, and then two.
 CANDIDATES: dict[str, dict] = {
     "segment_ratio=1": dict(segment_ratio=1.0, batch_size=8),
     "segment_ratio=0.5": dict(segment_ratio=0.5, batch_size=8),
@@ -24,6 +27,13 @@ CANDIDATES: dict[str, dict] = {
 }
 
 
+def one_run(candidate: str, task: str, seed: int, limit: float) -> pd.DataFrame:
+    """Train and evaluate one policy: its row."""
+    episodes = quick_table.one_run(task, "TraC", (limit,), seed, CANDIDATES[candidate])
+    means = episodes[["normalized_reward", "normalized_cost"]].mean().to_dict()
+    return pd.DataFrame([dict(zip(KEYS, (candidate, task, seed), strict=True)) | means])
+
+
 def main(
     tasks: tuple[str, ...] = ("BallRun", "BallCircle", "CarCircle"),
     limit: float = 20.0,
@@ -32,20 +42,10 @@ def main(
     workers: int = 2,
 ) -> None:
     """Run every candidate that the table does not have, and write it."""
-    RESULTS.mkdir(exist_ok=True)
-    path, keys = RESULTS / "quick_tuning.csv", ["candidate", "task", "seed"]
-    done = pd.read_csv(path, comment="#") if path.is_file() else pd.DataFrame(columns=keys)
-    known = set(done[keys].itertuples(index=False, name=None))
-    jobs = [(c, t, s) for t in tasks for c in candidates for s in seeds if (c, t, s) not in known]
-    results = joblib.Parallel(n_jobs=workers, return_as="generator")(
-        joblib.delayed(one_run)(task, "TraC", (limit,), seed, CANDIDATES[candidate]) for candidate, task, seed in jobs
-    )
-    for (candidate, task, seed), frame in zip(jobs, results, strict=True):
-        row = frame[["normalized_reward", "normalized_cost"]].mean().to_dict()
-        row = pd.DataFrame([{"candidate": candidate, "task": task, "seed": seed} | row])
-        done = pd.concat([done, row], ignore_index=True) if len(done) else row
-        write(done, path, "python book/quick_tuning.py")
-        print(row.to_string(index=False, header=False), flush=True)
+    path = RESULTS / "quick_tuning.csv"
+    runs = [(candidate, task, seed) for task, candidate, seed in product(tasks, candidates, seeds)]
+    jobs = [((*run, limit), [{run}]) for run in runs]
+    run_missing(one_run, jobs, {path: read(path, KEYS)}, KEYS, "python book/quick_tuning.py", workers)
 
 
 if __name__ == "__main__":

@@ -8,11 +8,11 @@ are there are not run again.
 
 from itertools import product
 
-import joblib
 import pandas as pd
 import torch
 import tyro
-from quick_table import EVALUATION_SEED, METHODS, RESULTS, write
+from quick_table import EVALUATION_SEED, METHODS
+from tables import RESULTS, read, run_missing
 
 import trac
 
@@ -57,19 +57,9 @@ def main(
 ) -> None:
     """Run what is missing, and write the table."""
     path = RESULTS / "study_shift.csv"
-    done = pd.read_csv(path, comment="#") if path.is_file() else pd.DataFrame(columns=KEYS)
-    known = set(done[KEYS].itertuples(index=False, name=None))
-    jobs = [
-        (task, name, seed) for task, seed, name in product(tasks, seeds, METHODS) if (task, name, seed) not in known
-    ]
-    runs = joblib.Parallel(n_jobs=workers, return_as="generator_unordered")(
-        joblib.delayed(one_run)(*job, limit) for job in jobs
-    )
-    for count, frame in enumerate(runs, start=1):
-        done = pd.concat([done, frame], ignore_index=True) if len(done) else frame
-        # A stable sort keeps the order of the changes within a run.
-        write(done.sort_values(KEYS, kind="stable"), path, "python book/shift.py")
-        print(f"{count}/{len(jobs)}: {', '.join(map(str, frame[KEYS].iloc[0]))}", flush=True)
+    runs = [(task, method, seed) for task, seed, method in product(tasks, seeds, METHODS)]
+    jobs = [((*run, limit), [{run}]) for run in runs]
+    run_missing(one_run, jobs, {path: read(path, KEYS)}, KEYS, "python book/shift.py", workers)
 
 
 if __name__ == "__main__":

@@ -14,9 +14,9 @@ from shlex import quote
 
 import pandas as pd
 import tyro
-from quick_table import RESULTS, write
+from tables import RESULTS, write
 
-from trac import grid, sweep
+from trac.experiments import grid, sweep
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOK, POINTS = ROOT / "notebooks" / "ablation.ipynb", ROOT / "runs" / "studies"
@@ -64,11 +64,11 @@ STUDIES: dict[str, list[Sweep]] = {
         Sweep(("bc_steps=0,500,1000,2000", "steps=2000,2500,3000,4000"), BEST, "steps == bc_steps + 2000"),
         Sweep(("reference=bc,none",), (*BEST, "policy=gaussian")),
     ],
-    "halves": [
+    "classes": [
         Sweep(("use=both,desirable,undesirable", "init=reference,fresh"), BEST),
         Sweep(("use=both,desirable,undesirable",), (*BEST, "bottom=0.25")),
     ],
-    # Window length times batch size is the same in the second sweep: as many transitions in every update.
+    # Segment length times batch size is the same in the second sweep: as many transitions in every update.
     "segment_length": [
         Sweep(("segment_ratio=0.1,0.25,0.5,0.75,1.0",), ("eval_every=500",)),
         Sweep(

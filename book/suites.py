@@ -15,11 +15,12 @@ import numpy as np
 import pandas as pd
 import torch
 import tyro
-from quick_table import RESULTS, write
+from tables import RESULTS, write
 
 import trac
-from trac import envs, trajectories
-from trac.trajectories import KEYS, Trajectories, from_arrays
+from trac import envs
+from trac.data import trajectories
+from trac.data.trajectories import KEYS, Trajectories, from_arrays
 
 CONFIG = dict(batch_size=8, hidden=(32, 32), bc_steps=20, steps=40, warmup_steps=5, log_every=10)
 PACKAGES = {
@@ -73,7 +74,7 @@ def made_up(task: str, episodes: int = 6, steps: int = 30, seed: int = 0) -> Tra
 
 
 def settings(data: Trajectories) -> trac.TracConfig:
-    """A few updates on windows of half the shortest episode, under a limit that the median episode keeps."""
+    """A few updates on segments of half the shortest episode, under a limit that the median episode keeps."""
     return trac.TracConfig(
         task=data.task,
         cost_limit=float(np.median(data.episode_costs)) + 1e-3,

@@ -5,17 +5,17 @@ import dataclasses
 import numpy as np
 import torch
 
-from trac import cmdp, trajectories
-from trac.baselines import learner_of
-from trac.baselines.bcq_lag import bcq_lag
-from trac.baselines.bear_lag import bear_lag
-from trac.baselines.cdt import cdt
-from trac.baselines.coptidice import coptidice
-from trac.baselines.cpq import cpq
+from trac.baselines.bcq_lag import BCQLag, bcq_lag
+from trac.baselines.bear_lag import BEARLag, bear_lag
+from trac.baselines.cdt import CDT, cdt
+from trac.baselines.coptidice import COptiDICE, coptidice
+from trac.baselines.cpq import CPQ, cpq
+from trac.data import trajectories
+from trac.teaching import cmdp
 
 CPU = torch.device("cpu")
 TRAIN = dict(bcq_lag=bcq_lag, bear_lag=bear_lag, cdt=cdt, coptidice=coptidice, cpq=cpq)
-METHODS = {name: learner_of(name) for name in TRAIN}
+METHODS = {method.algorithm: method for method in (BCQLag, BEARLag, CDT, COptiDICE, CPQ)}
 SMALL = dict(cost_limit=8, steps=30, batch_size=16, eval_episodes=0, log_every=10)
 LONG = dict(task="BallRun", seed=0, eval_episodes=0, reward_scale=1.0, batch_size=128, log_every=500)
 
@@ -28,11 +28,6 @@ def small(name, **changes):
 
 def learner(name, data, **changes):
     return METHODS[name](small(name, **changes), data, CPU)
-
-
-def same(a, b):
-    a, b = a.named(), b.named()
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def limited(problem):

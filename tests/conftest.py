@@ -1,10 +1,10 @@
-"""Small made-up trajectories that several tests use."""
+"""Small made-up trajectories that several tests use, and what compares policies."""
 
 import numpy as np
 import pytest
 import torch
 
-from trac import trajectories
+from trac.data import trajectories
 
 # The networks here are tiny: a second thread only waits, and waits long on a busy machine.
 torch.set_num_threads(1)
@@ -27,6 +27,30 @@ def make_arrays(episodes=12, length=20, task_dims=(8, 2), seed=0):
         terminals=np.zeros(n),
         timeouts=timeouts,
     )
+
+
+def stand_in(path, task="CarRun", episodes=651, largest_cost=40.0, dims=(7, 2)):
+    """A file with DSRL's form, number of episodes and costs, but of noise, with two steps an episode: its bytes."""
+    generator = np.random.default_rng(0)
+    n = 2 * episodes
+    data = trajectories.from_arrays(
+        task,
+        observations=generator.standard_normal((n, dims[0])),
+        next_observations=generator.standard_normal((n, dims[0])),
+        actions=generator.uniform(-1, 1, (n, dims[1])),
+        rewards=generator.random(n),
+        costs=np.repeat(np.linspace(0, largest_cost / 2, episodes), 2),
+        terminals=np.zeros(n),
+        timeouts=np.tile([0, 1], episodes),
+    )
+    trajectories.write(path, data)
+    return path.read_bytes()
+
+
+def same(a, b):
+    """Whether two policies have the same weights, bit by bit."""
+    a, b = a.state_dict(), b.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 @pytest.fixture

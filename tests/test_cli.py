@@ -3,7 +3,7 @@ import subprocess
 import sys
 
 import trac
-from trac import trajectories
+from trac.data import trajectories
 
 
 def run(*arguments):
@@ -24,7 +24,7 @@ def test_errors_are_one_line_without_a_traceback():
     for arguments, message in (
         (["--task", "BallCirc"], "did you mean BallCircle"),
         (["--task", "AntRun"], "no packaged dataset"),
-        (["--top", "2"], "top=2.0 must lie in (0, 1]"),
+        (["--top", "2"], "top=2.0: must be less than or equal to 1"),
     ):
         result = run("train", *arguments)
         assert result.returncode == 1 and result.stderr.startswith("error: ") and message in result.stderr

@@ -9,13 +9,13 @@ import pytest
 from baseline_cases import METHODS, TRAIN, small
 
 import trac
-from trac import trajectories
 from trac.__main__ import main
 from trac.config import ConfigError
+from trac.data import trajectories
+from trac.data.tasks import UnknownTask
+from trac.data.trajectories import DatasetError, from_arrays
 from trac.envs import MissingSimulator, OptionError
 from trac.evaluate import MissingCost
-from trac.tasks import UnknownTask
-from trac.trajectories import DatasetError, from_arrays
 
 LENGTH = 40
 

@@ -3,9 +3,9 @@ import inspect
 import numpy as np
 import pytest
 
-from trac.config import TracConfig
+from trac.config import ConfigError, TracConfig
+from trac.data.trajectories import from_arrays
 from trac.partition import PartitionError, partition
-from trac.trajectories import from_arrays
 
 
 def one_step_rewards(returns, costs, length=4, lengths=None):
@@ -36,10 +36,10 @@ def test_ten_trajectories_by_hand():
     assert segments.labels.tolist() == [0, 1, 1, 0, 1, 0, 0, 0]
     expected = [1 - 0.6 / 9, 0.4 + 0.6 * 5 / 9, 1.0, 1.0, 0.4 + 0.6 * 6 / 9, 1, 1, 1]
     np.testing.assert_allclose(segments.weights, expected, rtol=1e-6)
-    assert segments.windows == 10 and segments.length == 4
+    assert segments.total == 10 and segments.length == 4
 
 
-def test_windows_cover_every_start_once_and_scale_the_limit():
+def test_segments_cover_every_start_once_and_scale_the_limit():
     data = one_step_rewards(returns=[1, 2, 3], costs=[0, 4, 4], lengths=[8, 8, 5])
     segments = partition(data, cost_limit=7, top=1.0, segment_ratio=0.5)
     assert segments.length == 4 and segments.cost_limit == 3.5
@@ -50,7 +50,7 @@ def test_windows_cover_every_start_once_and_scale_the_limit():
 
 def test_episodes_that_are_too_short_are_counted():
     data = one_step_rewards(returns=[1, 2, 3], costs=[0, 9, 9], lengths=[8, 8, 5])
-    with pytest.warns(UserWarning, match="all 1 safe windows have the same return"):
+    with pytest.warns(UserWarning, match="all 1 safe segments have the same return"):
         segments = partition(data, cost_limit=3, top=1.0, segment_ratio=1.0)
     assert (segments.too_short, segments.too_short_unsafe) == (1, 1)
     assert "1 episodes are too short, 1 of them unsafe" in repr(segments)
@@ -70,7 +70,7 @@ def test_no_constraint_needs_and_uses_the_bottom():
 
 def test_equal_returns_get_weight_one_with_a_warning():
     data = one_step_rewards(returns=[2, 2, 9], costs=[0, 0, 9])
-    with pytest.warns(UserWarning, match="all 2 safe windows have the same return 2"):
+    with pytest.warns(UserWarning, match="all 2 safe segments have the same return 2"):
         segments = partition(data, cost_limit=1, segment_ratio=1.0)
     assert segments.weights.tolist() == [1] * len(segments)
 
@@ -94,48 +94,60 @@ def test_released_sampling_leaves_the_global_generator_alone(data):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (dict(cost_limit=-1), "cost_limit=-1 must be 0 or more"),
-        (dict(cost_limit=float("nan")), "cost_limit=nan"),
+        (dict(cost_limit=-1), "cost_limit=-1: must be greater than or equal to 0"),
+        (dict(cost_limit=float("nan")), "cost_limit=nan: must be greater than or equal to 0"),
         (dict(cost_limit=float("inf")), "set bottom above 0"),
-        (dict(top=0.0), r"top=0.0 must lie in \(0, 1\]"),
-        (dict(top=1.1), "top=1.1"),
-        (dict(bottom=-0.1), "bottom=-0.1"),
-        (dict(bottom=1.5), "bottom=1.5"),
+        (dict(top=0.0), "top=0.0: must be greater than 0"),
+        (dict(top=1.1), "top=1.1: must be less than or equal to 1"),
+        (dict(bottom=-0.1), "bottom=-0.1: must be greater than or equal to 0"),
+        (dict(bottom=1.5), "bottom=1.5: must be less than or equal to 1"),
         (dict(top=0.7, bottom=0.4), "top [+] bottom = 1.1 is more than 1"),
-        (dict(kappa=2), "kappa=2"),
-        (dict(segment_ratio=0), "segment_ratio=0 must lie"),
-        (dict(segment_ratio=1.01), "segment_ratio=1.01"),
-        (dict(segment_ratio=0.01), "less than one step. Use at least 0.05"),
-        (dict(sampling="some"), "'exact' or 'released'"),
-        (dict(level="some"), "'trajectory' or 'step'"),
-        (dict(segment_ratio=0.9, sampling="released"), "none for T=20, L=18"),
-        (dict(cost_limit=500), "no window is undesirable: none costs more than 125 and bottom is 0. Lower cost_limit"),
-        (dict(cost_limit="5"), "cost_limit='5' must be a number"),
-        (dict(kappa=None), "kappa=None must be a number"),
+        (dict(kappa=2), "kappa=2: must be less than or equal to 1"),
+        (dict(segment_ratio=0), "segment_ratio=0: must be greater than 0"),
+        (dict(segment_ratio=1.01), "segment_ratio=1.01: must be less than or equal to 1"),
+        (dict(sampling="some"), "sampling='some': must be 'exact' or 'released'"),
+        (dict(level="some"), "level='some': must be 'trajectory' or 'step'"),
+        (dict(cost_limit="5"), "cost_limit='5': must be a valid number"),
+        (dict(kappa=None), "kappa=None: must be a valid number"),
+        (dict(seed=-1), "seed=-1: must be greater than or equal to 0"),
     ],
 )
 def test_settings_out_of_range_are_refused(data, settings, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        partition(data, **{"cost_limit": 5, "segment_ratio": 0.25, **settings})
+    assert not isinstance(caught.value, PartitionError)  # of no data would they be right
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (dict(segment_ratio=0.01), "less than one step. Use at least 0.05"),
+        (dict(segment_ratio=0.9, sampling="released"), "none for T=20, L=18"),
+        (dict(cost_limit=500), "no segment is undesirable: none costs more than 125 and bottom is 0. Lower cost_limit"),
+    ],
+)
+def test_settings_that_leave_a_class_of_this_data_empty_are_refused(data, settings, message):
     with pytest.raises(PartitionError, match=message):
         partition(data, **{"cost_limit": 5, "segment_ratio": 0.25, **settings})
 
 
-def test_a_limit_below_every_window_names_the_smallest_cost():
+def test_a_limit_below_every_segment_names_the_smallest_cost():
     data = one_step_rewards(returns=[1, 2], costs=[3, 5])
-    with pytest.raises(PartitionError, match=r"smallest cost of a window is 3\. Raise cost_limit to at least 3"):
+    with pytest.raises(PartitionError, match=r"smallest cost of a segment is 3\. Raise cost_limit to at least 3"):
         partition(data, cost_limit=2, segment_ratio=1.0)
 
 
-def test_a_bottom_that_takes_every_safe_window_is_refused():
+def test_a_bottom_that_takes_every_safe_segment_is_refused():
     data = one_step_rewards(returns=[1, 2], costs=[0, 5])
-    with pytest.raises(PartitionError, match="the bottom share took all 1 safe windows"):
+    with pytest.raises(PartitionError, match="the bottom share took all 1 safe segments"):
         partition(data, cost_limit=2, top=0.5, bottom=0.5, segment_ratio=1.0)
 
 
-def test_episodes_without_a_window_are_named_where_a_half_is_empty():
+def test_episodes_without_a_segment_are_named_where_a_class_is_empty():
     data = one_step_rewards(returns=[1, 2, 3], costs=[0, 9, 2], lengths=[8, 5, 5])
     message = (
-        r"no window is undesirable: none costs more than 3 and bottom is 0\. 2 of 3 episodes, 1 of them unsafe, are "
-        r"shorter than 8 steps and have no window: lower segment_ratio, .* or set bottom above 0"
+        r"no segment is undesirable: none costs more than 3 and bottom is 0\. 2 of 3 episodes, 1 of them unsafe, are "
+        r"shorter than 8 steps and have no segment: lower segment_ratio, .* or set bottom above 0"
     )
     with pytest.raises(PartitionError, match=message):
         partition(data, cost_limit=3)

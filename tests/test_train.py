@@ -1,16 +1,13 @@
-import json
-import math
-
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import make_arrays
+from conftest import make_arrays, same
 
 import trac
-from trac import trajectories
 from trac.baselines import bc_all, bc_safe
 from trac.config import ConfigError, TracConfig
+from trac.data import trajectories
 from trac.envs import MissingSimulator
 from trac.train import TrainingError
 
@@ -25,10 +22,6 @@ QUICK = TracConfig(
     eval_episodes=0,
     log_every=10,
 )
-
-
-def same(a, b):
-    return torch.equal(a.matrix, b.matrix)
 
 
 def test_the_same_seed_gives_the_same_bits_alone_and_stacked(data):
@@ -93,22 +86,9 @@ def test_every_kind_of_policy_and_level_trains(data):
         assert np.isfinite(history.loss).all()
 
 
-def test_batches_without_a_half_are_counted(data):
+def test_batches_without_a_class_are_counted(data):
     history = trac.train(data, QUICK.replace(batch_size=1), progress=False).history
     assert (history[history.phase == "trac"].one_sided == 1).all()
-
-
-def test_a_saved_run_comes_back(tmp_path, data):
-    config = QUICK.replace(cost_limit=math.inf, bottom=0.5)
-    run = trac.train(data, config, out=tmp_path / "run", progress=False)
-    again = trac.load_run(tmp_path / "run")
-    assert again.config == config and again.best is None and again.record == run.record
-    assert same(again.policy, run.policy) and same(again.reference, run.reference)
-    pd.testing.assert_frame_equal(again.history, run.history, check_exact=False)
-    json.loads((tmp_path / "run" / "run.json").read_text(), parse_constant=pytest.fail)
-    assert sorted(p.name for p in (tmp_path / "run").glob("*.*")) == [
-        *(".lock", "history.csv", "run.json", "weights.safetensors")
-    ]
 
 
 def test_a_list_of_runs_is_saved_in_numbered_folders(tmp_path, data):
@@ -129,7 +109,7 @@ def test_a_run_that_diverges_is_frozen_and_named_and_the_others_finish(tmp_path,
         assert same(run.policy, trac.train(data, config, progress=False).policy)
         assert run.record["failed_step"] is None
     failed = runs[1].record["failed_step"]
-    assert torch.isfinite(runs[1].policy.matrix).all() and (runs[1].history.step < failed).all()
+    assert all(torch.isfinite(x).all() for x in runs[1].policy.parameters()) and (runs[1].history.step < failed).all()
     assert same(trac.load_run(tmp_path / "001").policy, runs[1].policy)
     # The weights are those of the update before, which a shorter run ends with.
     if failed > 1:
@@ -147,7 +127,7 @@ def test_options_that_make_no_sense_are_refused(data):
         trac.train(data, QUICK, checkpoint_every=0)
     with pytest.raises(ConfigError, match="device='gpu' is none of torch's"):
         trac.train(data, QUICK, device="gpu")
-    with pytest.raises(ConfigError, match="'alpha' is not a config: pass a TracConfig"):
+    with pytest.raises(ConfigError, match="'alpha' is not a TracConfig: pass one, or a list of them"):
         trac.train(data, dict(alpha=0.2))
 
 
@@ -159,75 +139,7 @@ def test_a_task_without_simulator_is_refused_before_the_training():
     assert trac.train(data, QUICK.replace(task="CarGoal1"), progress=False).best is None
 
 
-def test_a_damaged_run_is_named(tmp_path, data):
-    folder = trac.train(data, QUICK, progress=False).save(tmp_path / "run")
-    for name, content in (("weights.safetensors", b"damaged"), ("history.csv", b""), ("run.json", b"[]")):
-        whole = (folder / name).read_bytes()
-        (folder / name).write_bytes(content)
-        with pytest.raises(ConfigError, match="run: the run cannot be read"):
-            trac.load_run(folder)
-        (folder / name).write_bytes(whole)
-    (folder / "weights.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match=r"weights\.safetensors: no such file"):
-        trac.load_run(folder)
-
-
 def test_another_task_is_refused(data):
     for method in (trac.train, bc_all, bc_safe):
         with pytest.raises(ConfigError, match="the config is for BallRun and the data is of BallCircle"):
             method(data, QUICK.replace(task="BallRun"))
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (dict(alfa=1), "'alfa' is not a field of TracConfig: did you mean alpha"),
-        (dict(alpha=0), "alpha=0 must be above 0"),
-        (dict(gamma=1.5), "gamma=1.5"),
-        (dict(dropout=1.0), "dropout=1.0"),
-        (dict(clamp=0.7), "clamp=0.7"),
-        (dict(bc_steps=61), "bc_steps=61 must be at most steps=60"),
-        (dict(use="none"), "use='none' must be one of"),
-        (dict(reference="cloned"), "reference='cloned'"),
-        (dict(batch_size=0), "batch_size=0"),
-        (dict(seed=-1), "seed=-1"),
-        (dict(eta=float("nan")), "eta=nan"),
-        (dict(task="BallRum"), "did you mean BallRun"),
-        (dict(cost_limit=-5), "cost_limit=-5"),
-        (dict(bc_coef=float("inf")), "bc_coef=inf must be 0 or more, and finite"),
-        (dict(alpha="0.2"), "alpha='0.2' must be a number"),
-        (dict(cost_limit="20"), "cost_limit='20' must be a number"),
-        (dict(clamp="1e-6"), "clamp='1e-6' must be a number or None"),
-        (dict(seed=1.5), "seed=1.5 must be a whole number"),
-        (dict(log_every=True), "log_every=True must be a whole number"),
-        (dict(use=None), "use=None must be a text"),
-        (dict(hidden=128), r"hidden=128 must be whole numbers above 0, such as \(128, 128\)"),
-        (dict(hidden="128"), "hidden='128'"),
-        (dict(hidden=(0,)), r"hidden=\(0,\)"),
-    ],
-)
-def test_bad_configs_are_refused(change, message):
-    with pytest.raises(ValueError, match=message):
-        QUICK.replace(**change)
-
-
-def test_numpys_numbers_become_plain_ones():
-    config = QUICK.replace(seed=np.int64(3), alpha=np.float64(0.5), hidden=[np.int64(8), 8])
-    assert json.loads(json.dumps(config.to_dict())) == QUICK.replace(seed=3, alpha=0.5, hidden=(8, 8)).to_dict()
-
-
-def test_paper_settings():
-    config = TracConfig.paper("BallRun", 20, seed=10)
-    assert (config.alpha, config.gamma, config.eta, config.top, config.bottom) == (0.2, 0.99, 0.25, 0.5, 0.0)
-    assert (config.batch_size, config.bc_steps, config.steps, config.segment_ratio) == (96, 30_000, 100_000, 1.0)
-    assert (config.sampling, config.learning_rate, config.lr_multiplier, config.warmup_steps) == (
-        "released",
-        1e-4,
-        0.1,
-        10_000,
-    )
-    assert TracConfig.paper("easydense", 10).steps == 200_000
-    assert TracConfig.paper("PointButton1", 20).alpha == 0.1
-    with pytest.raises(ConfigError, match="does not print its segment ratio for CarRun"):
-        TracConfig.paper("CarRun", 20)
-    assert TracConfig.paper("CarRun", 20, segment_ratio=0.5).segment_ratio == 0.5

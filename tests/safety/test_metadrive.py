@@ -9,7 +9,7 @@ pytest.importorskip("panda3d", reason="make test-safety runs these")
 
 import trac
 from trac import envs
-from trac.simulators import metadrive
+from trac.envs import metadrive
 
 TASKS = [task.name for task in trac.TASKS.values() if task.suite == "metadrive"]
 

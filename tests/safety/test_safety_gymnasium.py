@@ -10,7 +10,7 @@ pytest.importorskip("safety_gymnasium", reason="make test-safety runs these", ex
 
 import trac
 from trac import envs
-from trac.simulators import safety_gymnasium
+from trac.envs import safety_gymnasium
 
 # Dimensions of observations and actions: a robot's own senses and 16 lidar beams for each kind of object.
 DIMENSIONS = {

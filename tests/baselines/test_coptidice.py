@@ -7,8 +7,8 @@ import pytest
 import torch
 from baseline_cases import learner, limited
 
-from trac import cmdp
 from trac.baselines.coptidice import advantage, divergence, dual_loss, inverse_slope
+from trac.teaching import cmdp
 
 
 def test_the_divergence_and_the_inverse_of_its_slope():
@@ -107,7 +107,7 @@ def test_the_tabular_dual_of_coptidice_reaches_the_linear_program():
     policy = visits / visits.sum(1, keepdims=True)
     # w D are the visits of the policy that it makes, whose cost is the limit.
     np.testing.assert_allclose(visits, cmdp.occupancy(problem, policy), atol=1e-4)
-    worth, spent = cmdp.evaluate(problem, policy)
+    worth, spent = cmdp.policy_evaluation(problem, policy)
     assert spent == pytest.approx(limit, abs=1e-3)
     # Within what the divergence costs of the best return; the multiplier is the linear program's, but for α.
     price = alpha * float(divergence(w).mean()) / (1 - gamma)

@@ -3,14 +3,15 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
-from test_sources import stand_in
+from conftest import stand_in
 
 import trac
-from trac import reproduce, sources
 from trac.__main__ import main
 from trac.config import ConfigError
+from trac.data import download
 from trac.envs import MissingSimulator
-from trac.reproduce import compare, in_suite, paper_results, run_limit
+from trac.experiments import reproduce
+from trac.experiments.reproduce import compare, in_suite, paper_results, run_limit
 
 FEW = "steps=20 bc_steps=10 warmup_steps=2 hidden=[8] batch_size=4 eval_every=10 eval_episodes=2".split()
 CHANGES = dict(steps=20, bc_steps=10, warmup_steps=2, hidden=(8,), batch_size=4, eval_every=10, eval_episodes=2)
@@ -20,7 +21,7 @@ CHANGES = dict(steps=20, bc_steps=10, warmup_steps=2, hidden=(8,), batch_size=4,
 def ball_run(tmp_path, monkeypatch):
     """A stand-in for DSRL's file where DSRL would keep it, and no mirror."""
     monkeypatch.setenv("DSRL_DATASET_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr(sources, "MIRRORS", ())
+    monkeypatch.setattr(download, "MIRRORS", ())
     monkeypatch.delenv("TRAC_DSRL_MIRROR", raising=False)
     monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")  # processes for two short episodes take longer than these
     (tmp_path / "cache").mkdir()
@@ -118,7 +119,7 @@ def test_an_assumed_ratio_is_asked_for_and_said(tmp_path, capsys):
     with pytest.raises(ConfigError, match="does not print its segment ratio for AntCircle, AntRun, BallCircle"):
         reproduce.reproduce(in_suite("bullet"), tmp_path)
     path = tmp_path / "CarRun.hdf5"
-    stand_in(path, "CarRun", largest_cost=80.0)  # a cost above each limit, for the windows are whole episodes
+    stand_in(path, "CarRun", largest_cost=80.0)  # a cost above each limit, for the segments are whole episodes
     changes = CHANGES | dict(eval_episodes=0)
     failed = reproduce.reproduce(["CarRun"], tmp_path / "o", source=str(path), segment_ratio=1.0, changes=changes)
     printed = capsys.readouterr().out

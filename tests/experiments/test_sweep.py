@@ -10,12 +10,12 @@ import nbformat
 import pandas as pd
 import pytest
 
-from trac import grid, sweep
-from trac.checkpoint import find
-from trac.grid import plan
-from trac.sweep import collect, parameters
+from trac.core.checkpoint import find
+from trac.experiments import grid, sweep
+from trac.experiments.grid import plan
+from trac.experiments.sweep import collect, parameters
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 ABLATION = ROOT / "notebooks" / "ablation.ipynb"
 
 
@@ -34,7 +34,7 @@ def test_the_ablation_notebook_has_the_fields_of_the_config_and_their_defaults()
 SMALL = """
 import json, os, time
 from pathlib import Path
-from trac.checkpoint import write_file
+from trac.data.files import write_file
 with open(Path(folder, "calls"), "a") as file:
     file.write(f"{os.getpid()}\\n")
 time.sleep(wait)

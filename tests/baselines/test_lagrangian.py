@@ -7,9 +7,9 @@ import pytest
 import torch
 from baseline_cases import learner, limited
 
-from trac import cmdp
 from trac.baselines import lagrangian
 from trac.baselines.bear_lag import discrepancy
+from trac.teaching import cmdp
 
 
 def test_the_best_of_several_actions_by_hand():
@@ -21,7 +21,7 @@ def test_the_best_of_several_actions_by_hand():
 
 
 def test_the_controller_by_hand():
-    controller = lagrangian.PID((0.1, 0.01, 1.0))
+    controller = lagrangian.PIDController((0.1, 0.01, 1.0))
     found = [float(controller(torch.tensor(excess))) for excess in (2.0, 3.0, -1.0, -9.0)]
     assert found == pytest.approx([0.2 + 0.02 + 2, 0.3 + 0.05 + 1, 0.04, 0.0])
 
@@ -32,11 +32,11 @@ def test_the_controller_finds_the_multiplier_of_the_linear_program():
         0.9 * generator.dirichlet(np.ones(5), (5, 3)), *generator.random((2, 5, 3)), np.full(5, 0.2), gamma=0.9
     )
     limit, exact = limited(problem)
-    controller, multiplier = lagrangian.PID((0.01, 0.02, 0.0)), 0.0
+    controller, multiplier = lagrangian.PIDController((0.01, 0.02, 0.0)), 0.0
     for _ in range(150):
         # The best answer jumps where two actions are equally good; a small temperature smooths it.
         answer = cmdp.soft_value_iteration(problem, np.full((5, 3), 1 / 3), 0.005, multiplier).policy
-        cost = cmdp.evaluate(problem, answer)[1]
+        cost = cmdp.policy_evaluation(problem, answer)[1]
         multiplier = float(controller(torch.tensor(cost - limit)))
     assert exact.multiplier > 0.1 and multiplier == pytest.approx(exact.multiplier, rel=0.05)
     assert cost == pytest.approx(limit, abs=1e-3)
@@ -81,4 +81,5 @@ def test_bears_multiplier_moves_by_what_the_discrepancy_is_above_its_limit(data,
     method = learner("bear_lag", data, mmd_limit=limit, alpha_learning_rate=0.5)
     method.advance(1)
     moved = float(method.log_alpha)  # alpha was 1
-    assert moved == pytest.approx(0.5 * (method.read()["mmd"] - limit)) and (moved > 0) == (limit == 0)
+    (metrics,) = method.read(method.config.log_every)
+    assert moved == pytest.approx(0.5 * (metrics["mmd"] - limit)) and (moved > 0) == (limit == 0)

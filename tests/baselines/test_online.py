@@ -4,10 +4,11 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from conftest import same
 
 import trac
 from trac.baselines import bc_all
-from trac.baselines.online import Multiplier
+from trac.baselines.online import PIController
 from trac.baselines.recorder import Recorder
 from trac.config import ConfigError
 from trac.evaluate import rank
@@ -39,14 +40,14 @@ class OneState(gym.Env):
 
 
 def test_the_multiplier_by_hand():
-    multiplier = Multiplier(0.1, 0.5, largest=2.0)
+    multiplier = PIController(0.1, 0.5, largest=2.0)
     # Integral 0.2, 0.3, 0 (not below), 2 (not above).
     assert [multiplier(excess) for excess in (2.0, 1.0, -9.0, 30.0)] == pytest.approx([1.2, 0.8, 0.0, 2.0])
     assert multiplier.integral == 2.0
 
 
 def test_the_multiplier_comes_to_rest_where_the_limit_is_met():
-    multiplier, action = Multiplier(0.02, 0.05, largest=50.0), 1.0
+    multiplier, action = PIController(0.02, 0.05, largest=50.0), 1.0
     for _ in range(300):
         found = multiplier(STEPS * action**2 - 2.5)
         action = 1.0 if found <= 0.5 else 1 / (2 * found)  # the best answer to a - λ a²
@@ -74,18 +75,19 @@ def test_a_run_repeats_is_saved_and_counts_what_it_paid(method, train, tmp_path)
     assert np.array_equal(before[0], np.random.get_state()[1]) and torch.equal(before[1], torch.get_rng_state())
     # Looking at the policy on the way changes nothing of what is learned.
     again = train([small(method, initial_multiplier=3.0)], progress=False)[0]
-    assert all(torch.equal(x, again.policy.named()[name]) for name, x in run.policy.named().items())
+    assert same(run.policy, again.policy)
     assert run.history.tail(1).equals(again.history.tail(1)) and run.history.step.tolist() == [200, 400]
-    learned = ["step", "episodes", "noisy_return", "noisy_cost", "multiplier", "paid"]
+    learned = ["step", "episodes", "noisy_return", "noisy_cost", "multiplier", "cumulative_cost"]
     assert run.history[learned].equals(again.history[learned]) and again.history["return"].isna().tolist() == [
         True,
         False,
     ]
 
     costs = [episode["costs"].sum() for episode in made[0].episodes]
-    assert run.history.episodes.tolist() == [2, 4] and run.history.paid.tolist() == [sum(costs[:2]), sum(costs)]
+    assert run.history.episodes.tolist() == [2, 4]
+    assert run.history.cumulative_cost.tolist() == [sum(costs[:2]), sum(costs)]
     assert run.history.noisy_cost.tolist() == [np.mean(costs[:2]), np.mean(costs[2:])]
-    multiplier = Multiplier(0.02, 0.05, 50.0, initial=3.0)
+    multiplier = PIController(0.02, 0.05, 50.0, initial=3.0)
     assert run.history.multiplier.tolist() == [multiplier(cost - 20) for cost in run.history.noisy_cost]
 
     loaded = trac.load_run(tmp_path)
@@ -104,7 +106,7 @@ def test_the_runs_policy_is_the_models_mean(method):
     learner = method(small(method), Recorder(trac.envs.make("BallRun")), "cpu", None)
     observations = np.random.default_rng(0).standard_normal((5, 7)).astype(np.float32)
     expected, _ = learner.model.predict(observations, deterministic=True)
-    np.testing.assert_allclose(learner.policy().act(observations), expected, atol=1e-6)
+    np.testing.assert_allclose(learner.policies()[0].act(observations), expected, atol=1e-6)
 
 
 def test_the_buffer_starts_with_the_data_and_every_price_is_the_multipliers():
@@ -119,14 +121,15 @@ def test_the_buffer_starts_with_the_data_and_every_price_is_the_multipliers():
     np.testing.assert_array_equal(buffer.timeouts[:size, 0], data.timeouts & ~data.terminals)
     env.multiplier = 3.0
     learner.model.learn(200)
-    learner.repriced()
+    learner.multiplier_moved()
     assert buffer.size() == size + 200
     made = env.episodes[len(data.starts) :]
     rewards = np.concatenate([data.rewards, *(episode["rewards"] for episode in made)])
     costs = np.concatenate([data.costs, *(episode["costs"] for episode in made)])
     np.testing.assert_allclose(buffer.rewards[: size + 200, 0], 0.1 * (rewards - 3 * costs), rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(buffer.actions[size : size + 200, 0], np.concatenate([e["actions"] for e in made]))
-    assert env.paid == sum(episode["costs"].sum() for episode in made)  # the data's costs were paid by others
+    # The data's costs were paid by others.
+    assert env.cumulative_cost == sum(episode["costs"].sum() for episode in made)
 
 
 def test_ppo_starts_from_the_cloned_policy(data):
@@ -136,19 +139,19 @@ def test_ppo_starts_from_the_cloned_policy(data):
     for kind in ("deterministic", "gaussian"):
         cloned = bc_all(data, trac.TracConfig(**shape, policy=kind, cost_limit=8), progress=False).policy
         learner = PPOLag(config, Recorder(trac.envs.make("BallCircle")), "cpu", cloned)
-        np.testing.assert_allclose(learner.policy().act(observations), cloned.act(observations), atol=1e-6)
+        np.testing.assert_allclose(learner.policies()[0].act(observations), cloned.act(observations), atol=1e-6)
     with pytest.raises(ConfigError, match=r"init has hidden=\(16, 16\) and the config hidden=\(8,\)"):
         ppo_lag(config.replace(hidden=(8,)), init=cloned, progress=False)
 
 
 def test_what_is_wrong_is_refused(data):
-    with pytest.raises(ConfigError, match="sac_lag takes a SACLagConfig, and this is a PPOLagConfig"):
+    with pytest.raises(ConfigError, match=r"PPOLagConfig\(.*\) is not a SACLagConfig: pass one, or a list of them"):
         sac_lag(PPOLagConfig())
     with pytest.raises(ConfigError, match="the config is for BallRun and the buffer's data is of BallCircle"):
         sac_lag(small(SACLag), buffer=data, progress=False)
     with pytest.raises(ConfigError, match="steps=300 must be a multiple of every=200"):
         SACLagConfig(steps=300, every=200)
-    with pytest.raises(ConfigError, match="cost_limit=inf must be"):
+    with pytest.raises(ConfigError, match="cost_limit=inf: must be a finite number"):
         PPOLagConfig(cost_limit=float("inf"))
     with pytest.raises(ConfigError, match="max_multiplier=1.0 must be at least initial_multiplier=2.0"):
         PPOLagConfig(initial_multiplier=2.0, max_multiplier=1.0)

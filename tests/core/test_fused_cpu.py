@@ -5,28 +5,39 @@ import pytest
 import torch
 from scipy import stats
 
-from trac import fused
-from trac.fused import Trunk
-from trac.policy import Policy, dropout_scale, dropout_threshold
+from trac.core import fused_cpu
+from trac.core.dropout import dropout_scale, dropout_threshold
+from trac.core.fused_cpu import FusedMLP
+from trac.core.learner import forward
+from trac.policy import Policy, layer_sizes
 
 
 def make(hidden, seed=0):
-    generators = [torch.Generator().manual_seed(seed)]
-    policy = Policy.untrained(5, 3, hidden=hidden, dropout=0.0, kind="deterministic", generators=generators)
+    generator = torch.Generator().manual_seed(seed)
+    policy = Policy(5, 3, hidden=hidden).initialise(generator)
     with torch.no_grad():
-        policy.matrix += 0.1 * torch.randn(policy.matrix.shape, generator=generators[0])
+        for parameter in policy.parameters():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
     return policy
 
 
-def one(layers):
-    return [(weight[0], bias[0]) for weight, bias in layers]
+def fused_of(policy, rows, p):
+    return FusedMLP(rows, layer_sizes(5, 3, policy.settings["hidden"], "deterministic"), p)
 
 
-def masks(trunk, hidden, p, source):
+def layers_of(policy):
+    return [(layer.weight.detach(), layer.bias.detach()) for layer in policy.layers]
+
+
+def flat(tensors):
+    return torch.cat([tensor.flatten() for tensor in tensors])
+
+
+def masks(mlp, hidden, p, source):
     """The masks that a pass draws from `source`: chunk by chunk, and in a chunk layer by layer."""
     dtype, threshold = dropout_threshold(p)
     parts = [[] for _ in hidden]
-    for _, _, rows in trunk.chunks:
+    for _, _, rows in mlp.chunks:
         for layer, width in enumerate(hidden):
             shape = (rows.stop - rows.start, width)
             words = source.random_raw(-(-shape[0] * width * dtype.itemsize // 8)).view(f"i{dtype.itemsize}")
@@ -39,38 +50,41 @@ def masks(trunk, hidden, p, source):
 @pytest.mark.parametrize("hidden", [(16, 16), (24, 7, 12), (9,), ()])
 @pytest.mark.parametrize("chunk", [2**20, 3000])
 def test_it_is_autograd(hidden, p, chunk, monkeypatch):
-    monkeypatch.setattr(fused, "CHUNK", chunk)
+    monkeypatch.setattr(fused_cpu, "CHUNK", chunk)
     policy, rows = make(hidden), 113
-    trunk = Trunk(rows, policy.sizes, p)
-    assert (len(trunk.chunks) > 1) == (chunk == 3000 and bool(hidden))
+    mlp = fused_of(policy, rows, p)
+    assert (len(mlp.chunks) > 1) == (chunk == 3000 and bool(hidden))
     generator = torch.Generator().manual_seed(1)
-    x, upstream = torch.randn(1, rows, 5, generator=generator), torch.randn(rows, 3, generator=generator)
+    x, upstream = torch.randn(rows, 5, generator=generator), torch.randn(rows, 3, generator=generator)
     for seed in range(2):  # the buffers of the first pass must not show in the second
-        trunk.inputs.copy_(x[0] * (seed + 1))
-        output = trunk.forward(one(policy.layers(policy.matrix.detach())), np.random.SFC64(seed))
-        gradient = torch.full_like(policy.matrix, torch.nan)
-        trunk.backward(upstream, one(policy.layers(gradient)))
+        mlp.inputs.copy_(x * (seed + 1))
+        output = mlp.forward(layers_of(policy), np.random.SFC64(seed))
+        gradient = [tuple(torch.full_like(part, torch.nan) for part in layer) for layer in layers_of(policy)]
+        mlp.backward(upstream, gradient)
 
-        drawn = masks(trunk, hidden, p, np.random.SFC64(seed)) if p else None
-        expected = policy(x * (seed + 1), drawn)
-        (expected_gradient,) = torch.autograd.grad((expected[0] * upstream).sum(), policy.matrix)
-        torch.testing.assert_close(output, expected[0], rtol=1e-5, atol=1e-5)
-        scale = expected_gradient.abs().max()
-        torch.testing.assert_close(gradient / scale, expected_gradient / scale, rtol=1e-5, atol=1e-5)
+        drawn = masks(mlp, hidden, p, np.random.SFC64(seed)) if p else None
+        stacked = [(layer.weight[None], layer.bias[None]) for layer in policy.layers]
+        expected = forward(stacked, x[None] * (seed + 1), drawn)[0]
+        torch.testing.assert_close(output, expected.detach(), rtol=1e-5, atol=1e-5)
+        if not p:
+            torch.testing.assert_close(output, policy(mlp.inputs).detach(), rtol=1e-5, atol=1e-5)
+        exact = flat(torch.autograd.grad((expected * upstream).sum(), [*policy.parameters()]))
+        found = flat([part for layer in gradient for part in layer])
+        torch.testing.assert_close(found / exact.abs().max(), exact / exact.abs().max(), rtol=1e-5, atol=1e-5)
 
 
 def test_without_a_source_nothing_is_dropped():
     policy = make((16,))
-    trunk = Trunk(10, policy.sizes, 0.25)
-    trunk.inputs.normal_(generator=torch.Generator().manual_seed(0))
-    output = trunk.forward(one(policy.layers(policy.matrix.detach())), None)
-    torch.testing.assert_close(output, policy(trunk.inputs[None])[0], rtol=1e-5, atol=1e-5)
+    mlp = fused_of(policy, 10, 0.25)
+    mlp.inputs.normal_(generator=torch.Generator().manual_seed(0))
+    output = mlp.forward(layers_of(policy), None)
+    torch.testing.assert_close(output, policy(mlp.inputs).detach(), rtol=1e-5, atol=1e-5)
 
 
 def test_no_dropout_draws_nothing():
     policy = make((16,))
     source = np.random.SFC64(0)
-    Trunk(10, policy.sizes, 0.0).forward(one(policy.layers(policy.matrix.detach())), source)
+    fused_of(policy, 10, 0.0).forward(layers_of(policy), source)
     assert source.random_raw() == np.random.SFC64(0).random_raw()
 
 
@@ -85,11 +99,11 @@ def test_dropout_has_its_probability_and_is_independent(p):
     layers = [(torch.zeros(width, w), torch.ones(width)) for w in (1, width)] + [
         (torch.zeros(1, width), torch.zeros(1))
     ]
-    trunk = Trunk(rows, [1, width, width, 1], p)
+    mlp = FusedMLP(rows, [1, width, width, 1], p)
 
     def draw(seed, step):
-        trunk.forward(layers, np.random.SFC64(np.random.SeedSequence(seed, spawn_key=(1, step))))
-        chunks = [[(x[i + 1] == 0).numpy().copy() for i in range(2)] for x, _, _ in trunk.chunks]
+        mlp.forward(layers, np.random.SFC64(np.random.SeedSequence(seed, spawn_key=(1, step))))
+        chunks = [[(x[i + 1] == 0).numpy().copy() for i in range(2)] for x, _, _ in mlp.chunks]
         return [np.concatenate(layer) for layer in zip(*chunks, strict=True)]
 
     first, second = draw(0, 1)
@@ -112,7 +126,7 @@ def test_dropout_has_its_probability_and_is_independent(p):
 
 
 def test_chunks_cover_the_rows_once():
-    trunk = Trunk(9600, [7, 256, 256, 2], 0.25)
-    edges = [(rows.start, rows.stop) for _, _, rows in trunk.chunks]
+    mlp = FusedMLP(9600, [7, 256, 256, 2], 0.25)
+    edges = [(rows.start, rows.stop) for _, _, rows in mlp.chunks]
     assert len(edges) == 4 and edges[0][0] == 0 and edges[-1][1] == 9600
     assert all(a[1] == b[0] for a, b in itertools.pairwise(edges))

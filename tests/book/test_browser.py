@@ -16,7 +16,7 @@ from selenium.webdriver.support.ui import WebDriverWait
 import trac
 
 pytestmark = pytest.mark.browser
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 HTML, AXE = ROOT / "_build" / "html", ROOT / "_build" / "axe" / "package" / "axe.min.js"
 if not HTML.is_dir():
     pytest.skip("the book is not built; make test-browser builds it", allow_module_level=True)

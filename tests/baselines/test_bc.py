@@ -4,8 +4,8 @@ import dataclasses
 
 import numpy as np
 import pytest
-import torch
 from baseline_cases import one_state
+from conftest import same
 
 from trac.baselines import bc_all, bc_safe
 from trac.config import TracConfig
@@ -27,7 +27,7 @@ def test_bc_clones_all_or_the_safe_episodes(data):
     config = QUICK.replace(cost_limit=8)
     everything, safe = bc_all(data, config, progress=False), bc_safe(data, config, progress=False)
     assert everything.record["algorithm"] == "bc_all" and set(everything.history.phase) == {"bc"}
-    assert torch.equal(everything.policy.matrix, everything.reference.matrix)
+    assert same(everything.policy, everything.reference)
     chosen = np.repeat(data.episode_costs <= 8, data.lengths)
     error = {
         name: ((run.policy.act(data.observations) - data.actions) ** 2).sum(-1)

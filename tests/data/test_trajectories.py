@@ -3,9 +3,9 @@ import numpy as np
 import pytest
 
 import trac
-from trac import trajectories
-from trac.tasks import TASKS, UnknownTask
-from trac.trajectories import DatasetError, from_arrays, read, write
+from trac.data import trajectories
+from trac.data.tasks import TASKS, UnknownTask
+from trac.data.trajectories import DatasetError, from_arrays, read, write
 
 
 def write_raw(path, arrays):

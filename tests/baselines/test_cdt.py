@@ -9,7 +9,7 @@ import torch
 from baseline_cases import CPU, LONG, learner, one_state
 
 from trac.baselines.cdt import CDTConfig, cdt, frontier, made_up, to_go
-from trac.baselines.learner import seeded
+from trac.baselines.offline import seeded
 from trac.config import ConfigError
 
 

@@ -12,7 +12,7 @@ import nbformat
 import pytest
 
 pytestmark = pytest.mark.colab
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 VERSIONS = "from importlib.metadata import version as v; print(v('torch'), v('numpy'))"
 # The first two as they are, but for a shorter training; the third reads one of the book's tables.
 NOTEBOOKS = {"00_quickstart": {}, "ablation": {"steps": 200, "bc_steps": 100, "seeds": [0]}, "quick_results": {}}

@@ -6,20 +6,20 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import make_arrays
+from conftest import make_arrays, same
 
 import trac
-from trac import checkpoint, trajectories
 from trac.baselines import bc_all
-from trac.checkpoint import CheckpointError
 from trac.config import ConfigError, TracConfig
-from trac.learner import Learner
+from trac.core import checkpoint
+from trac.core.checkpoint import CheckpointError
+from trac.core.learner import TracLearner
+from trac.data import trajectories
 
 CONFIG = TracConfig(
     cost_limit=8,
@@ -40,10 +40,9 @@ def train(data, config=STACK, **options):
 
 
 def assert_same(one, other):
-    for name in ("policy", "reference"):
-        assert torch.equal(getattr(one, name).matrix, getattr(other, name).matrix)
+    assert same(one.policy, other.policy) and same(one.reference, other.reference)
     assert (one.best is None) == (other.best is None)
-    assert one.best is None or torch.equal(one.best.matrix, other.best.matrix)
+    assert one.best is None or same(one.best, other.best)
     pd.testing.assert_frame_equal(one.history, other.history)
 
 
@@ -53,7 +52,7 @@ class PowerCut(Exception):
 
 def cut_at(monkeypatch, update):
     """The n-th call of `advance` from here on raises, in the middle of things."""
-    advance, calls = Learner.advance, [0]
+    advance, calls = TracLearner.advance, [0]
 
     def cut(self, step):
         calls[0] += 1
@@ -61,8 +60,8 @@ def cut_at(monkeypatch, update):
             raise PowerCut
         advance(self, step)
 
-    monkeypatch.setattr(Learner, "advance", cut)
-    return lambda: monkeypatch.setattr(Learner, "advance", advance)
+    monkeypatch.setattr(TracLearner, "advance", cut)
+    return lambda: monkeypatch.setattr(TracLearner, "advance", advance)
 
 
 @pytest.mark.parametrize("update", [1, 9, 29, 60, 61, 62, 100, 150])
@@ -120,7 +119,7 @@ def data_of_the_killed_run():
 
 
 def launch(folder, script=SCRIPT):
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     return subprocess.Popen(
         [sys.executable, "-c", script, str(folder)],
         stdout=subprocess.PIPE,
@@ -190,13 +189,23 @@ def test_other_data_runs_or_methods_are_refused(tmp_path, data):
     with pytest.raises(ConfigError, match="the data changed"):
         changed = dataclasses.replace(data, observations=data.observations + 1)
         train(changed, CONFIG, out=tmp_path, resume=True)
-    with pytest.raises(ConfigError, match="the windows changed"):
+    with pytest.raises(ConfigError, match="the segments changed"):
         changed = dataclasses.replace(data, costs=data.costs[::-1].copy())
         train(changed, CONFIG, out=tmp_path, resume=True)
     with pytest.raises(ConfigError, match="1 runs then, 2 now"):
         train(data, [CONFIG, CONFIG.replace(seed=1)], out=tmp_path, resume=True)
     with pytest.raises(ConfigError, match="batch_size of run 0 was 8, now 512"):
         bc_all(data, CONFIG, out=tmp_path, resume=True, progress=False)
+
+
+def test_a_checkpoint_of_the_first_version_is_refused(tmp_path, data):
+    train(data, CONFIG, out=tmp_path)
+    folder = tmp_path / "checkpoints" / "00"
+    tensors, record = checkpoint.load(folder)
+    del record["identity"]["format"], record["progress"]
+    checkpoint.save(folder, 61, tensors, record)
+    with pytest.raises(ConfigError, match=r"was made with other settings: the format changed \(None then, 2 now\)"):
+        train(data, CONFIG, out=tmp_path, resume=True)
 
 
 def test_a_folder_with_a_run_is_not_overwritten(tmp_path, data):
@@ -239,20 +248,20 @@ def test_a_second_process_is_refused(tmp_path, data):
 
 
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path, data, monkeypatch):
-    advance = Learner.advance
+    advance = TracLearner.advance
 
     def press(self, step):
         advance(self, step)
         if step == 25:
             os.kill(os.getpid(), signal.SIGINT)
 
-    monkeypatch.setattr(Learner, "advance", press)
+    monkeypatch.setattr(TracLearner, "advance", press)
     with pytest.raises(KeyboardInterrupt, match="stopped after update 25 of 60; saved in .*; go on with resume=True"):
         train(data, CONFIG, out=tmp_path)
     assert checkpoint.find(tmp_path / "checkpoints" / "00")[-1].name == "step-000000025.safetensors"
     with pytest.raises(KeyboardInterrupt, match="not saved without out="):
         train(data, CONFIG)
-    monkeypatch.setattr(Learner, "advance", advance)
+    monkeypatch.setattr(TracLearner, "advance", advance)
     assert_same(train(data, CONFIG, out=tmp_path, resume=True), train(data, CONFIG))
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
@@ -262,13 +271,8 @@ def test_a_checkpoint_holds_tensors_and_json_alone(tmp_path, data):
     raw = checkpoint.find(tmp_path / "checkpoints" / "00")[-1].read_bytes()
     header = json.loads(raw[8 : 8 + int(np.frombuffer(raw[:8], dtype="<u8")[0])])
     record = json.loads(header["__metadata__"]["record"])
-    assert record["step"] == 60 and record["threads"] == 1 and record["identity"]["configs"] == [CONFIG.to_dict()]
-
-
-def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
-    path = tmp_path / "file"
-    checkpoint.write_file(path, b"old")
-    monkeypatch.setattr(os, "fsync", lambda handle: (_ for _ in ()).throw(OSError(28, "no space left on device")))
-    with pytest.raises(OSError, match="no space left on device: '.*/file'"):
-        checkpoint.write_file(path, b"new")
-    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+    assert set(record) == {"identity", "threads", "progress"} and record["threads"] == 1
+    assert record["identity"]["configs"] == [CONFIG.to_dict()]
+    assert set(record["progress"]) == {"step", "seconds", "failed", "rows", "scores", "rank"}
+    assert record["progress"]["step"] == 60 and record["progress"]["failed"] == [0]
+    assert [row["step"] for row in record["progress"]["rows"][0]] == [10, 20, 30, 40, 50, 60]

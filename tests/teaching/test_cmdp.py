@@ -4,8 +4,8 @@ import math
 import numpy as np
 import pytest
 
-from trac import cmdp as cm
-from trac.gridworld import gridworld
+from trac.teaching import cmdp as cm
+from trac.teaching.gridworld import gridworld
 
 LAYOUT = "....\nS~~G"
 
@@ -35,7 +35,7 @@ def deterministic(cmdp):
     """Every deterministic policy's (return, cost)."""
     states, actions = cmdp.rewards.shape
     for choice in itertools.product(range(actions), repeat=states):
-        yield cm.evaluate(cmdp, np.eye(actions)[list(choice)])
+        yield cm.policy_evaluation(cmdp, np.eye(actions)[list(choice)])
 
 
 def test_one_state_by_hand():
@@ -62,7 +62,7 @@ def test_occupancy_identities(seed):
     assert np.allclose(visits.sum(1), inflow)
     assert np.allclose(visits / visits.sum(1, keepdims=True), policy)
     # The return is linear in the occupancy, and the same from the values.
-    for signal, total in zip((cmdp.rewards, cmdp.costs), cm.evaluate(cmdp, policy), strict=True):
+    for signal, total in zip((cmdp.rewards, cmdp.costs), cm.policy_evaluation(cmdp, policy), strict=True):
         assert np.isclose(cmdp.start @ cm.values(cmdp, policy, signal), total)
     never_ending = cm.CMDP(cmdp.transitions / 0.9, cmdp.rewards, cmdp.costs, cmdp.start, 0.8)
     assert np.isclose(cm.occupancy(never_ending, policy).sum(), 1 / (1 - 0.8))
@@ -73,7 +73,7 @@ def test_the_solution_is_what_its_policy_is_worth(seed):
     cmdp = random_cmdp(seed)
     least, most = cm.solve(with_rewards(cmdp, -cmdp.costs)).expected_cost, cm.solve(cmdp).expected_cost
     solution = cm.solve(cmdp, (least + most) / 2)
-    assert np.allclose(cm.evaluate(cmdp, solution.policy), (solution.expected_return, solution.expected_cost))
+    assert np.allclose(cm.policy_evaluation(cmdp, solution.policy), (solution.expected_return, solution.expected_cost))
     assert np.allclose(cm.occupancy(cmdp, solution.policy), solution.occupancy, atol=1e-6)
     assert np.isclose(solution.expected_cost, (least + most) / 2)
     assert (solution.policy > 1e-9).sum() <= 5 + 1  # one constraint: at most one state with a second action
@@ -110,7 +110,7 @@ def test_without_a_limit_the_best_deterministic_policy_is_found(seed):
     best = max(value for value, _ in deterministic(cmdp))
     assert np.isclose(cm.solve(cmdp).expected_return, best)
     optimum = cm.value_iteration(cmdp)
-    assert np.isclose(cm.evaluate(cmdp, optimum.policy)[0], best)
+    assert np.isclose(cm.policy_evaluation(cmdp, optimum.policy)[0], best)
     assert np.isclose(cmdp.start @ optimum.values, best)
     assert np.allclose(optimum.values, optimum.action_values.max(1))
 
@@ -123,7 +123,7 @@ def test_no_deterministic_policy_within_the_limit_is_better(grid):
         if choice[0] == 1:  # the first cell's action: the rest is enough for a quick test
             actions = np.zeros(len(free), dtype=int)
             actions[free] = choice
-            points.append(cm.evaluate(grid, np.eye(4)[actions]))
+            points.append(cm.policy_evaluation(grid, np.eye(4)[actions]))
     points = np.array(points)
     safe = points[points[:, 1] <= 1.0]
     assert safe[:, 0].max() < solution.expected_return - 0.01
@@ -198,9 +198,9 @@ def test_soft_values_with_a_multiplier_and_a_reference_that_lacks_actions():
 
 def test_unroll_counts_steps():
     once = cm.CMDP(np.eye(2)[:, None], [[1.0], [2.0]], [[0.0], [1.0]], [0.25, 0.75], 0.9)
-    assert np.allclose(cm.evaluate(cm.unroll(once, 7), np.ones((14, 1))), (7 * (0.25 + 2 * 0.75), 7 * 0.75))
-    discounted = cm.evaluate(cm.unroll(once, 400, gamma=0.9), np.ones((800, 1)))
-    assert np.allclose(discounted, cm.evaluate(once, np.ones((2, 1))))
+    assert np.allclose(cm.policy_evaluation(cm.unroll(once, 7), np.ones((14, 1))), (7 * (0.25 + 2 * 0.75), 7 * 0.75))
+    discounted = cm.policy_evaluation(cm.unroll(once, 400, gamma=0.9), np.ones((800, 1)))
+    assert np.allclose(discounted, cm.policy_evaluation(once, np.ones((2, 1))))
     with pytest.raises(cm.CMDPError, match="horizon=0"):
         cm.unroll(once, 0)
 
@@ -214,9 +214,9 @@ def test_unrolled_policies_may_depend_on_time():
     assert np.allclose(policy[:, 0, 1], [0, 0, 0, 1])
 
 
-def test_rollouts_have_the_occupancy_as_their_mean(grid):
+def test_sampled_episodes_have_the_occupancy_as_their_mean(grid):
     policy = cm.solve(grid, 1.0).policy
-    states, actions = cm.rollout(grid, policy, episodes=4000, steps=150, seed=0)
+    states, actions = cm.sample_episodes(grid, policy, episodes=4000, steps=150, seed=0)
     assert states.shape == actions.shape == (4000, 150)
     assert ((states >= 0) == (actions >= 0)).all()
     weights = np.broadcast_to(grid.gamma ** np.arange(150), states.shape)[states >= 0]
@@ -226,7 +226,7 @@ def test_rollouts_have_the_occupancy_as_their_mean(grid):
     goal = grid.rewards[:, 0].argmax()
     ended = (states == -1).any(1)
     assert (states[ended].max(1) == goal).all()  # the last cell is the goal, and an episode ends there alone
-    again = cm.rollout(grid, policy, episodes=4000, steps=150, seed=0)
+    again = cm.sample_episodes(grid, policy, episodes=4000, steps=150, seed=0)
     assert (again[0] == states).all() and (again[1] == actions).all()
 
 
@@ -257,7 +257,7 @@ def test_questions_without_an_answer_are_refused(grid):
         (np.full((8, 4), math.nan), "row of a policy"),
     ):
         with pytest.raises(cm.CMDPError, match=message):
-            cm.evaluate(grid, policy)
+            cm.policy_evaluation(grid, policy)
     for limits in (dict(cost_limit=math.nan), dict(step_limit=math.nan), dict(cost_limit=-math.inf)):
         with pytest.raises(cm.CMDPError, match="must be numbers"):
             cm.solve(grid, **limits)

@@ -8,9 +8,9 @@ import pytest
 import torch
 from baseline_cases import CPU, LONG, learner, one_state
 
-from trac import cmdp
 from trac.baselines.cpq import CPQConfig, cpq, penalised, unseen_cost
-from trac.baselines.learner import seeded
+from trac.baselines.offline import seeded
+from trac.teaching import cmdp
 
 
 def test_cpq_gives_no_credit_above_the_limit():
@@ -65,7 +65,7 @@ def test_cpq_is_frozen_where_all_actions_are_above_the_limit(data, bias, frozen)
     before = [p.clone() for p in method.policy.parameters()]
     method.advance(1)
     moved = any(not torch.equal(p, q) for p, q in zip(method.policy.parameters(), before, strict=True))
-    metrics = method.read()
+    (metrics,) = method.read(method.config.log_every)
     assert (metrics["frozen"], metrics["safe"], moved) == (frozen, 1 - frozen, not frozen)
 
 

@@ -9,9 +9,9 @@ import pytest
 import suites
 
 import trac
-from trac import envs, trajectories
-from trac.envs import MissingSimulator, make
-from trac.simulators import metadrive
+from trac import envs
+from trac.data import trajectories
+from trac.envs import MissingSimulator, make, metadrive
 
 # Dimensions of observations and actions, from the tables of the simulator's paper and its code.
 BULLET = {

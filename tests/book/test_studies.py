@@ -7,8 +7,8 @@ import studies
 import torch
 
 import trac
-from trac.runs import processor
-from trac.sweep import point_hash
+from trac.core.run import processor
+from trac.experiments.sweep import point_hash
 
 SCORES = ["normalized_reward", "normalized_cost"]
 NAMES = [name for name in studies.STUDIES if (studies.RESULTS / f"study_{name}.csv").is_file()]

@@ -2,17 +2,16 @@
 
 import json
 from dataclasses import asdict, replace
-from pathlib import Path
 
+import collect
 import h5py
 import numpy as np
 import pytest
 
-import trac
-from trac import collect
-from trac.trajectories import KEYS, read
-
-DATASETS = Path(trac.__file__).parent / "datasets"
+from trac.data.packaged import FOLDER, packaged
+from trac.data.tasks import get_task
+from trac.data.trajectories import KEYS, read
+from trac.teaching.coverage import DSRL_FRONTIER, coverage
 
 
 @pytest.fixture(scope="module", params=collect.SETTINGS)
@@ -21,7 +20,11 @@ def task(request):
 
 
 def path(task):
-    return DATASETS / f"{task}.hdf5"
+    return FOLDER / f"{task}.hdf5"
+
+
+def test_each_packaged_dataset_has_its_settings():
+    assert packaged() == sorted(collect.SETTINGS)
 
 
 def test_packaged_file_has_dsrl_form(task):
@@ -39,15 +42,15 @@ def test_packaged_file_has_dsrl_form(task):
 
 def test_packaged_episodes_are_whole_and_in_range(task):
     data = read(path(task), task)
-    assert (data.lengths == trac.tasks.get_task(task).max_episode_steps).all()
-    assert data.episode_costs.max() <= collect.SETTINGS[task].max_cost
+    assert (data.lengths == get_task(task).max_episode_steps).all()
+    assert data.episode_costs.max() <= collect.SETTINGS[task].max_cost == DSRL_FRONTIER[task][0]
     inside = np.ones(len(data), dtype=bool)
     inside[data.starts + data.lengths - 1] = False
     np.testing.assert_array_equal(data.next_observations[inside], data.observations[1:][inside[:-1]])
 
 
 def test_packaged_data_covers_the_cost_range(task):
-    table = collect.coverage(read(path(task), task))
+    table = coverage(read(path(task), task))
     assert len(table) == 8
     assert (table.trajectories >= 40).all()
     assert (table.ratio >= 0.7).all()
@@ -70,19 +73,6 @@ def test_thinning_fills_the_bins_of_return_in_turn():
     kept = collect.thin(np.zeros(51), np.array([0.0] + [10.0] * 50), settings, seed=0)
     assert len(kept) == 4
     assert kept[0] == 0
-
-
-def test_coverage_counts_best_and_ratio():
-    episodes = [
-        {key: np.zeros((2, 1) if "obs" in key or key == "actions" else 2, np.float32) for key in KEYS} for _ in range(2)
-    ]
-    for episode, reward, cost in zip(episodes, (220, 330), (0, 40), strict=True):
-        episode["timeouts"][-1] = 1
-        episode["rewards"][-1], episode["costs"][-1] = reward, cost
-    table = collect.coverage(collect.join("BallRun", episodes))
-    assert table.trajectories.tolist() == [1, 0, 0, 0, 1, 0, 0, 0]
-    assert table.ratio[0] == pytest.approx(0.5)
-    assert table.ratio[4] == pytest.approx(330 / 850)
 
 
 def test_a_small_collection_repeats_bit_for_bit():

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from trac.cmdp import CMDPError, evaluate, solve
-from trac.gridworld import draw, gridworld
+from trac.teaching.cmdp import CMDPError, policy_evaluation, solve
+from trac.teaching.gridworld import draw, gridworld
 
 
 def test_gridworld_by_hand():
@@ -16,7 +16,7 @@ def test_gridworld_by_hand():
     assert grid.costs[:, 0].tolist() == [0, 1, 0] and grid.rewards[:, 0].tolist() == [0, 0, 1]
     still = gridworld("S~G", slip=0)
     right = np.eye(4)[[1, 1, 1]]
-    assert np.allclose(evaluate(still, right), (0.95**2, 0.95))
+    assert np.allclose(policy_evaluation(still, right), (0.95**2, 0.95))
 
 
 def test_draw_makes_a_figure():

@@ -1,13 +1,15 @@
 import numpy as np
 import pytest
 import torch
+from torch.nn.utils import parameters_to_vector
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from trac.config import TracConfig
-from trac.fused import Trunk
-from trac.learner import Learner, _Order, adam, to_device
+from trac.core.dropout import dropout_masks
+from trac.core.learner import TracLearner, _Batches, adam_step, forward, learners
 from trac.partition import partition
+from trac.policy import Policy
 
 CONFIG = TracConfig(
     cost_limit=8,
@@ -22,16 +24,16 @@ CONFIG = TracConfig(
 CONFIGS = [CONFIG, CONFIG.replace(seed=1, alpha=1.0, gamma=0.9, eta=1.0, cost_limit=5, top=0.25, learning_rate=1e-2)]
 
 
-def learner(data, configs, device="cpu", trunk=False):
-    segments = [
+def cut(data, configs):
+    return [
         partition(data, cost_limit=c.cost_limit, top=c.top, segment_ratio=c.segment_ratio, bottom=c.bottom)
         for c in configs
     ]
-    tensors = to_device(data, torch.device(device))
-    one = Learner(tensors, segments, configs)
-    if trunk:
-        rows = configs[0].batch_size * segments[0].length
-        one = Learner(tensors, segments, configs, trunk=Trunk(rows, one.policy.sizes, configs[0].dropout))
+
+
+def learner(data, configs, device="cpu", by_hand=False):
+    one = TracLearner(data, cut(data, configs), configs, device=device, autograd=not by_hand)
+    assert (one.fused is not None) == by_hand
     return one
 
 
@@ -49,7 +51,7 @@ def close(a, b):
 )
 def test_updates_by_hand_are_those_by_autograd(data, change):
     config = CONFIGS[1].replace(dropout=0.0, **change)
-    hand, autograd = learner(data, [config], trunk=True), learner(data, [config])
+    hand, autograd = learner(data, [config], by_hand=True), learner(data, [config])
     for step in range(1, config.steps + 1):
         for name in ("weights", "mean", "square"):  # the same point, so that errors do not add up
             hand.state[name].copy_(autograd.state[name])
@@ -60,7 +62,7 @@ def test_updates_by_hand_are_those_by_autograd(data, change):
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.25, 0.1])
-def test_a_stack_by_autograd_has_the_gradients_masks_and_windows_of_its_members(data, dropout):
+def test_a_stack_by_autograd_has_the_gradients_masks_and_segments_of_its_members(data, dropout):
     configs = [c.replace(dropout=dropout) for c in CONFIGS]
     stack, members = learner(data, configs), [learner(data, [c]) for c in configs]
     for step in range(1, CONFIG.steps + 1):
@@ -70,7 +72,7 @@ def test_a_stack_by_autograd_has_the_gradients_masks_and_windows_of_its_members(
         stack.advance(step)
         for m, member in enumerate(members):
             member.advance(step)
-            assert torch.equal(stack.picks[m] - stack.offsets[m], member.picks[0])
+            assert torch.equal(stack.batch_index[m] - stack.offsets[m], member.batch_index[0])
             torch.testing.assert_close(stack.gradient[m], member.gradient[0], rtol=1e-4, atol=1e-6)
 
 
@@ -97,14 +99,12 @@ class OnlyOn(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def train_on(device, data, **change):
-    """All updates of a stack, both phases, under the guard."""
-    stack = learner(data, [c.replace(**change) for c in CONFIGS], device)
-    with OnlyOn(device) as guard:
-        for step in range(1, CONFIG.steps + 1):
+def guarded(stack, first):
+    """All updates from the first on, both phases, under the guard."""
+    with OnlyOn(stack.device) as guard:
+        for step in range(first, CONFIG.steps + 1):
             stack.advance(step)
-    assert guard.uploads == 2 * CONFIG.steps and guard.operations > 50 * CONFIG.steps
-    return stack
+    return guard
 
 
 @pytest.mark.parametrize(
@@ -112,12 +112,16 @@ def train_on(device, data, **change):
 )
 def test_no_update_waits_for_the_device_or_leaves_it(data, change):
     # Tensors of the meta device have no values: whatever asks for one, as .item() does, raises.
-    train_on("meta", data, **change)
+    stack = learner(data, [c.replace(**change) for c in CONFIGS], "meta")
+    guard = guarded(stack, 1)
+    # An update sends its segments and its scalars, and nothing else.
+    assert guard.uploads == 2 * CONFIG.steps and guard.operations > 50 * CONFIG.steps
+    assert {x.device.type for x in (*stack.state.values(), stack.gradient, stack.views["reference"])} == {"meta"}
 
 
 @pytest.mark.parametrize("stray", ["item", "cpu tensor"])
 def test_the_device_test_can_fail(data, monkeypatch, stray):
-    loss = Learner._classify
+    loss = TracLearner._classify
 
     def slip(self, log_prob, rows):
         if stray == "item":
@@ -126,9 +130,9 @@ def test_the_device_test_can_fail(data, monkeypatch, stray):
             log_prob = log_prob * torch.ones(())
         return loss(self, log_prob, rows)
 
-    monkeypatch.setattr(Learner, "_classify", slip)
+    monkeypatch.setattr(TracLearner, "_classify", slip)
     with pytest.raises((AssertionError, RuntimeError, NotImplementedError)):
-        train_on("meta", data)
+        guarded(learner(data, CONFIGS, "meta"), 1)
 
 
 def test_adam_is_torch_adam():
@@ -140,7 +144,7 @@ def test_adam_is_torch_adam():
     one = torch.ones(2)
     for update in range(1, 30):
         theirs.grad = torch.randn(2, 40, generator=generator)
-        ours -= adam(
+        ours -= adam_step(
             theirs.grad, mean, square, one * 0.01 / (1 - 0.9**update), one * (1 - 0.999**update) ** 0.5, out=out
         )
         reference.step()
@@ -148,23 +152,84 @@ def test_adam_is_torch_adam():
 
 
 def test_batches_are_whole_permutations_and_depend_on_seed_and_update_alone():
-    order = _Order(10, 4, seed=0)
-    drawn = np.concatenate([order.batch(step) for step in range(1, 16)])
+    batches = _Batches(10, 4, seed=0)
+    drawn = np.concatenate([batches.at(step) for step in range(1, 16)])
     assert all(sorted(drawn[i : i + 10]) == list(range(10)) for i in range(0, 60, 10))
     assert not np.array_equal(drawn[:10], drawn[10:20])
-    np.testing.assert_array_equal(_Order(10, 4, seed=0).batch(9), drawn[32:36])
-    assert not np.array_equal(_Order(10, 4, seed=1).batch(9), drawn[32:36])
-    assert np.bincount(_Order(3, 8, seed=0).batch(1)).tolist() in ([2, 3, 3], [3, 2, 3], [3, 3, 2])
+    np.testing.assert_array_equal(_Batches(10, 4, seed=0).at(9), drawn[32:36])
+    assert not np.array_equal(_Batches(10, 4, seed=1).at(9), drawn[32:36])
+    assert np.bincount(_Batches(3, 8, seed=0).at(1)).tolist() in ([2, 3, 3], [3, 2, 3], [3, 3, 2])
 
 
 def test_the_cached_reference_is_exact(data):
-    one = learner(data, CONFIGS)
-    for step in range(1, CONFIG.bc_steps + 2):
+    one, last = learner(data, CONFIGS), CONFIG.bc_steps + 1
+    for step in range(1, last + 1):
         one.advance(step)
     o, a = torch.as_tensor(data.observations), torch.as_tensor(data.actions)
-    expected = one.policy.like(one.state["reference"]).log_prob(o.expand(2, -1, -1), a).detach()
-    windows = expected.flatten().unfold(0, one.length, 1)
-    torch.testing.assert_close(one.views["reference"], windows, rtol=1e-5, atol=1e-6)
+    expected = torch.cat([policy.log_prob(o, a).detach() for policy in one.references(last)])
+    segments = expected.unfold(0, one.length, 1)
+    torch.testing.assert_close(one.views["reference"], segments, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["deterministic", "gaussian"])
+def test_the_stacks_network_is_that_of_each_policy(kind):
+    def generators(*seeds):
+        return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    hidden, (drawn,) = (16, 12), generators(1)
+    policies = [Policy(5, 2, hidden=hidden, kind=kind).initialise(generator) for generator in generators(3, 4)]
+    for policy in policies:
+        for layer in policy.layers:
+            torch.nn.init.normal_(layer.bias, generator=drawn)
+    pairs = list(zip(*(policy.layers for policy in policies), strict=True))
+    layers = [tuple(torch.stack([getattr(x, name) for x in pair]) for name in ("weight", "bias")) for pair in pairs]
+    x = torch.randn(2, 54, 5, generator=drawn)
+    for one, observations, policy in zip(forward(layers, x), x, policies, strict=True):
+        torch.testing.assert_close(one, policy(observations))
+    masks = dropout_masks(54, hidden, 0.25, generators(8, 9), "cpu")
+    alone = dropout_masks(54, hidden, 0.25, generators(9), "cpu")
+    assert all(torch.equal(mine[1:], other) for mine, other in zip(masks, alone, strict=True))
+    h = x[1]
+    for layer, mask in zip(policies[1].layers, alone, strict=False):
+        h = torch.relu(layer(h)) * mask[0]
+    torch.testing.assert_close(forward(layers, x, masks)[1], policies[1].layers[-1](h))
+
+
+def test_policies_are_copies_of_the_weights_as_they_are_now(data):
+    stack = learner(data, CONFIGS)
+    stack.advance(1)
+    before, policies = stack.state["weights"].clone(), stack.policies()
+    stack.advance(2)
+    for row, policy in zip(before, policies, strict=True):
+        assert torch.equal(parameters_to_vector(policy.parameters()), row)
+        assert policy.settings == dict(obs_dim=8, act_dim=2, hidden=[16, 12], kind="deterministic")
+    # Before the second phase the reference is what it would begin with.
+    for row, policy in zip(stack.state["weights"], stack.references(2), strict=True):
+        assert torch.equal(parameters_to_vector(policy.parameters()), row)
+
+
+def test_metrics_are_read_when_they_are_due(data):
+    stack = learner(data, [c.replace(log_every=3) for c in CONFIGS])
+    rows = {}
+    for step in range(1, CONFIG.steps + 1):
+        stack.advance(step)
+        rows[step] = stack.read(step)
+    assert [step for step, read in rows.items() if read] == [3, 4, 6, 8]  # with the end of each phase
+    assert [row["phase"] for row in rows[4] + rows[6]] == ["bc", "bc", "trac", "trac"]
+    assert all(np.isnan(row["accuracy"]) and np.isfinite(row["loss"]) for row in rows[4])
+    assert all(0 <= row["accuracy"] <= 1 and row["gradient_norm"] > 0 for row in rows[6])
+    assert stack.failed == [0, 0]
+    (metrics, _), sums = stack.metrics(CONFIG.steps), stack.state["sums"]
+    assert np.isnan(metrics["loss"]) and (sums == 0).all()  # nothing since the last reading
+
+
+def test_on_a_cpu_each_run_has_a_learner_and_all_share_their_buffers(data):
+    segments = cut(data, CONFIGS)
+    alone = learners(data, segments, CONFIGS)
+    assert [one.configs for one in alone] == [[CONFIGS[0]], [CONFIGS[1]]]
+    assert alone[0].fused is alone[1].fused is not None
+    (stack,) = learners(data, segments, CONFIGS, device="meta")
+    assert stack.configs == CONFIGS and stack.fused is None
 
 
 gpu = pytest.mark.gpu
@@ -178,11 +243,11 @@ def test_no_update_waits_on_a_gpu(data):
     stack.advance(1)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        with OnlyOn("cuda"):
-            for step in range(2, CONFIG.steps + 1):
-                stack.advance(step)
+        guard = guarded(stack, 2)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    assert guard.uploads == 2 * (CONFIG.steps - 1) and guard.operations > 50 * (CONFIG.steps - 1)
+    assert stack.state["finite_updates"].tolist() == [CONFIG.steps] * len(CONFIGS)
 
 
 @gpu
@@ -192,7 +257,7 @@ def test_a_stack_on_a_gpu_agrees_with_its_members(data):
     stack.advance(1)
     for m, member in enumerate(members):
         member.advance(1)
-        assert torch.equal(stack.picks[m] - stack.offsets[m], member.picks[0])
+        assert torch.equal(stack.batch_index[m] - stack.offsets[m], member.batch_index[0])
         torch.testing.assert_close(stack.gradient[m], member.gradient[0], rtol=1e-4, atol=1e-6)
 
 
@@ -208,7 +273,7 @@ def test_a_captured_update_is_the_eager_one_with_new_masks(data):
         torch.testing.assert_close(captured.gradient, eager.gradient, rtol=1e-4, atol=1e-6)
         captured.state["weights"].copy_(eager.state["weights"])
     assert set(captured.graphs) == {True, False}
-    # The same windows and weights again, with the key of another update: only the masks can differ.
+    # The same segments and weights again, with the key of another update: only the masks can differ.
     before = captured.gradient.clone()
     for generator in captured.generators:
         generator.manual_seed(1)

@@ -8,8 +8,9 @@ import torch
 from baseline_cases import CPU, METHODS, small
 from torch import nn
 
-from trac.baselines import bc_all, learner
+from trac.baselines import bc_all
 from trac.baselines.coptidice import advantage, dual_loss
+from trac.baselines.offline import seeded as drawn_from
 from trac.config import TracConfig
 
 pytest.importorskip("osrl", reason="osrl-lib is not installed: see make test-osrl")
@@ -100,12 +101,11 @@ def test_bc_all(data):
     theirs = against_osrl.package().BC(state_dim=8, action_dim=2, max_action=1.0, a_hidden_sizes=[16, 16])
     theirs.setup_optimizers(actor_lr=0.0)
     with torch.no_grad():
-        for layer, (weight, bias) in zip(linears(theirs), run.policy.layers(), strict=True):
-            layer.weight.copy_(weight[0])
-            layer.bias.copy_(bias[0])
+        for layer, ours in zip(linears(theirs), run.policy.layers, strict=True):
+            layer.load_state_dict(ours.state_dict())
     s, a = (torch.as_tensor(array[:50]) for array in (data.observations, data.actions))
     # Ours is a sum over the two action dimensions, theirs a mean.
-    close(-run.policy.log_prob(s[None], a[None]).mean(), 2 * theirs.actor_loss(s, a)[0])
+    close(-run.policy.log_prob(s, a).mean(), 2 * theirs.actor_loss(s, a)[0])
 
 
 def test_cpq(case):
@@ -181,7 +181,7 @@ def test_cdt(data):
             ours.load_state_dict(other.state_dict())
         head = (theirs.action_head.mu, theirs.action_head.log_std)
         fill_mlp(policy.action_head, [head])
-    with learner.seeded(CPU, 0):
+    with drawn_from(CPU, 0):
         batch = method.batch()
     s, a, returns, to_pay, times = (batch[k] for k in ("observations", "actions", "returns", "to_pay", "times"))
     expected, costs, _ = theirs(s, a, returns, to_pay, times, ~batch["mask"])

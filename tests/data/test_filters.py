@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 import trac
-from trac import trajectories
-from trac.filters import FilterError, filtered
-from trac.trajectories import KEYS, from_arrays
+from trac.data import trajectories
+from trac.data.filters import FilterError, filtered
+from trac.data.trajectories import KEYS, from_arrays
 
 EPISODES, LENGTH = 300, 12
 
