@@ -43,7 +43,7 @@ def test_an_update_by_hand(data):
     f = torch.where(w < 1, w * (w.log() - 1) + 1, (w - 1) ** 2 / 2)
     x = torch.atanh(batch["actions"].clamp(-0.999, 0.999)).double()
     surprise = ((x**2 + math.log(2 * math.pi)) / 2).sum(-1)
-    expected = dict(nu_loss=w * e - 0.5 * f, policy_loss=w * surprise, cost=w * batch["costs"], weight=w)
+    expected = dict(nu_loss=w * e - 0.5 * f, policy_loss=w * surprise, estimated_cost=w * batch["costs"], weight=w)
     for name, values in expected.items():
         assert float(metrics[name].detach()) == pytest.approx(float(values.mean()), rel=1e-5), name
 
