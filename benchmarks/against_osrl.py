@@ -91,7 +91,7 @@ def update_of(model: Any, method: OfflineLearner) -> Callable[[], Any]:
     batch = method.batch()
     trainer = getattr(package(), f"{type(model).__name__}Trainer")(model, None, logger=Silent())
     if method.algorithm == "cdt":
-        names = ("observations", "actions", "returns", "to_pay", "times", "mask", "to_pay", "costs")
+        names = ("observations", "actions", "returns", "cost_to_go", "times", "mask", "cost_to_go", "costs")
         values = [batch[name] for name in names]
         values[5], values[6] = values[5].float(), values[6][:, 0]  # the cost of an episode is not used
         return lambda: trainer.train_one_step(*values)

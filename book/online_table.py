@@ -7,7 +7,7 @@ cost of all steps of training so far. One row of online_runs.csv is one run at i
 in 20 episodes that no look used. Runs whose rows are there are not run again.
 
 The learners' settings were tried on seed 100, which appears in no table. The cloned start is BC-Safe's, with the quick
-settings; a safe start needs a price on cost from the beginning, so its multiplier starts at 10 (see `PRICED`).
+settings; a safe start needs a penalty on cost from the beginning, so its multiplier starts at 10 (see `PENALISED`).
 """
 
 import time
@@ -37,8 +37,8 @@ PPO = dict(
     max_multiplier=20.0,
 )
 SAC = dict(steps=20_000, eval_every=2_000, integral_gain=0.1, proportional_gain=0.1)
-PRICED = dict(noise=0.2, initial_multiplier=10.0)
-METHODS = ("PPO-Lag", "PPO-Lag, cloned", "PPO-Lag, cloned and priced", "SAC-Lag, data")
+PENALISED = dict(noise=0.2, initial_multiplier=10.0)
+METHODS = ("PPO-Lag", "PPO-Lag, cloned", "PPO-Lag, cloned and penalised", "SAC-Lag, data")
 
 
 def one_run(task: str, limit: float, method: str, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -51,8 +51,8 @@ def one_run(task: str, limit: float, method: str, seed: int) -> tuple[pd.DataFra
         if "cloned" in method:
             config = trac.TracConfig(**common, eval_episodes=0)
             init, changes = bc_safe(trac.load(task), config, progress=False).policy, dict(noise=0.2)
-        if "priced" in method:
-            changes = PRICED
+        if "penalised" in method:
+            changes = PENALISED
         run = ppo_lag(PPOLagConfig(**common | PPO | changes), init=init, progress=False)
     else:
         buffer = trac.load(task) if method == "SAC-Lag, data" else None

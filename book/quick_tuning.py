@@ -45,7 +45,8 @@ def main(
     path = RESULTS / "quick_tuning.csv"
     runs = [(candidate, task, seed) for task, candidate, seed in product(tasks, candidates, seeds)]
     jobs = [((*run, limit), [{run}]) for run in runs]
-    run_missing(one_run, jobs, {path: read(path, KEYS)}, KEYS, "python book/quick_tuning.py", workers)
+    tables = {path: read(path, KEYS)}
+    run_missing(one_run, jobs, tables, KEYS, "python book/quick_tuning.py", workers, sort=False)
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ def run_missing(
     keys: Sequence[str],
     command: str,
     workers: int,
+    sort: bool = True,
 ) -> dict[Path, pd.DataFrame]:
     """Make the runs whose rows are not there, side by side, and write the tables after each.
 
@@ -48,9 +49,10 @@ def run_missing(
         one_run: called with a job's arguments; returns a frame of rows for each table, of one table the frame itself.
         jobs: all runs, in the order in which they are made; see `Job`.
         tables: the rows so far by path. They stay as they are.
-        keys: columns that tell runs apart. The tables are sorted by them; a run's rows stay in their order.
+        keys: columns that tell runs apart.
         command: see `write`.
         workers: processes.
+        sort: sort the tables by `keys`, where a run's rows stay in their order; False: put new rows at the end.
 
     Returns:
         The tables with the new rows. Where there are none, nothing is written.
@@ -67,8 +69,8 @@ def run_missing(
             new = frame[[key not in there for key in _keys(frame, keys)]] if len(frame) else frame
             if len(new):
                 there.update(_keys(new, keys))
-                table = pd.concat([tables[path], new]) if len(tables[path]) else new
-                tables[path] = table.sort_values(list(keys), kind="stable", ignore_index=True)
+                table = pd.concat([tables[path], new], ignore_index=True) if len(tables[path]) else new
+                tables[path] = table.sort_values(list(keys), kind="stable", ignore_index=True) if sort else table
                 write(tables[path], path, command)
         scores = frames[0].groupby(list(keys))[["normalized_reward", "normalized_cost"]].mean().round(2)
         print(f"{count}/{len(todo)}\n{scores.to_string(header=count == 1)}", flush=True)

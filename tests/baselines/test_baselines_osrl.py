@@ -183,9 +183,9 @@ def test_cdt(data):
         fill_mlp(policy.action_head, [head])
     with drawn_from(CPU, 0):
         batch = method.batch()
-    s, a, returns, to_pay, times = (batch[k] for k in ("observations", "actions", "returns", "to_pay", "times"))
-    expected, costs, _ = theirs(s, a, returns, to_pay, times, ~batch["mask"])
-    following, logits = policy(s, a, returns, to_pay, times)
+    s, a, returns, cost_to_go, times = (batch[k] for k in ("observations", "actions", "returns", "cost_to_go", "times"))
+    expected, costs, _ = theirs(s, a, returns, cost_to_go, times, ~batch["mask"])
+    following, logits = policy(s, a, returns, cost_to_go, times)
     mask = batch["mask"]
     close(following.log_prob(a)[mask].mean(), expected.log_prob(a)[mask].mean())
     close(following.entropy()[mask].mean(), expected.entropy()[mask].mean())

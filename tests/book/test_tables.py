@@ -19,10 +19,12 @@ def fill(tmp_path):
         rows = [dict(task=task, seed=seed, part=part, normalized_reward=len(calls)) for seed, part in parts]
         return pd.DataFrame(rows).assign(normalized_cost=0.5)
 
-    def run(*jobs):
+    def run(*jobs, **options):
         calls.clear()
         made = [((task, seeds), [{(task, seed) for seed in seeds}]) for task, seeds in jobs]
-        found = tables.run_missing(one_run, made, {path: tables.read(path, KEYS)}, KEYS, "python book/t.py", 1)
+        found = tables.run_missing(
+            one_run, made, {path: tables.read(path, KEYS)}, KEYS, "python book/t.py", 1, **options
+        )
         if path.is_file():
             pd.testing.assert_frame_equal(found[path], tables.read(path, KEYS), check_dtype=False)
         return list(calls), found[path]
@@ -45,6 +47,12 @@ def test_only_what_is_missing_is_run_and_what_is_there_stays(fill):
         ("A", 1): [1, 1],
         ("B", 1): [1, 1],
     }
+
+
+def test_new_rows_stand_at_the_end_where_the_table_is_not_sorted(fill):
+    fill(("B", (1,)), sort=False)
+    _, table = fill(("A", (0,)), ("B", (1,)), sort=False)
+    assert table.task.tolist() == ["B", "B", "A", "A"]
 
 
 def test_where_nothing_is_missing_nothing_is_written(fill):
