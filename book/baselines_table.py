@@ -25,7 +25,7 @@ import pandas as pd
 import torch
 import tyro
 from quick_table import EVALUATION_SEED, METHODS, SEGMENT_RATIO
-from tables import RESULTS, read, run_missing, write
+from tables import RESULTS, SCORES, read, run_missing, write
 
 import trac
 from trac.baselines.bcq_lag import BCQLag
@@ -51,7 +51,6 @@ CLONED = ("BC-All", "BC-Safe", "TraC")  # the methods of quick_episodes.csv
 COMMAND = "python book/baselines_table.py"
 KEYS = ["task", "cost_limit", "method", "seed"]
 LOOKED_AT = (20.0, (1, 2))  # where runs are evaluated while they train: the limit and the seeds
-SCORES = ["normalized_reward", "normalized_cost", "return", "cost"]
 
 
 def one_run(task: str, limits: tuple[float, ...], method: str, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 import tyro
 from quick_table import EVALUATION_SEED
-from tables import RESULTS, read, run_missing
+from tables import RESULTS, SCORES, read, run_missing
 
 import trac
 from trac.baselines import bc_safe
@@ -25,7 +25,6 @@ from trac.baselines.ppo_lag import PPOLagConfig, ppo_lag
 from trac.baselines.sac_lag import SACLagConfig, sac_lag
 
 KEYS = ["task", "cost_limit", "method", "seed"]
-SCORES = ["normalized_reward", "normalized_cost", "return", "cost"]
 PPO = dict(
     steps=60_000,
     eval_every=6_000,

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 import tyro
 from quick_table import EVALUATION_SEED, METHODS
-from tables import RESULTS, read, run_missing
+from tables import RESULTS, SCORES, read, run_missing
 
 import trac
 
@@ -28,7 +28,6 @@ CHANGES: dict[str, tuple[float, ...]] = {
     "speed_limit": (0.6, 0.8, 0.9, 1.2),
 }
 KEYS = ["task", "method", "seed"]
-SCORES = ["normalized_reward", "normalized_cost", "return", "cost"]
 
 
 def one_run(task: str, method: str, seed: int, limit: float) -> pd.DataFrame:

@@ -14,14 +14,13 @@ from shlex import quote
 
 import pandas as pd
 import tyro
-from tables import RESULTS, write
+from tables import RESULTS, SCORES, write
 
 from trac.experiments import grid, sweep
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOK, POINTS = ROOT / "notebooks" / "ablation.ipynb", ROOT / "runs" / "studies"
 SEEDS = "0,1,2,3,4"
-SCORES = ["normalized_reward", "normalized_cost", "return", "cost"]
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from trac.core.run import processor
 from trac.data.files import atomic
 
 RESULTS = Path(__file__).parent / "results"
+SCORES = ["normalized_reward", "normalized_cost", "return", "cost"]  # of a run, the means of its episodes
 
 Job = tuple[tuple, Sequence[set[tuple]]]  # arguments of a run, and for each table the keys of the rows that it makes
 
