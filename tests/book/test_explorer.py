@@ -13,10 +13,10 @@ import pytest
 
 import trac
 from trac.config import ConfigError
-from trac.partition import partition
 from trac.data.trajectories import from_arrays
+from trac.partition import partition
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "book" / "explorer.js"
 CHAPTER = ROOT / "notebooks" / "03_partition.ipynb"
 NODE = shutil.which("node")

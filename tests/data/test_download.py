@@ -268,7 +268,9 @@ def test_a_file_that_changed_after_it_was_fetched_is_noticed(server, folder, con
 
 def test_two_processes_fetch_one_file_once(server, folder, content):
     server.behaviour = ["waits"]
-    script = f"from trac.data import download; print('ready', flush=True); print(download.fetch({TASK!r}).stat().st_size)"
+    script = (
+        f"from trac.data import download; print('ready', flush=True); print(download.fetch({TASK!r}).stat().st_size)"
+    )
     environment = os.environ | {"TRAC_DSRL_MIRROR": server.address, "TQDM_DISABLE": "1"}
     processes = [
         subprocess.Popen([sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE, text=True)

@@ -91,18 +91,10 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
             policies[name].load_state_dict(
                 {key.removeprefix(f"{name}."): x for key, x in weights.items() if key.startswith(f"{name}.")}
             )
-        history = pd.read_csv(folder / "history.csv")
-    except (
-        ValueError,
-        TypeError,
-        KeyError,
-        AttributeError,
-        ImportError,
-        RuntimeError,
-        safetensors.SafetensorError,
-    ) as error:
+        history, record = pd.read_csv(folder / "history.csv"), manifest["record"]
+    except (*_UNREADABLE, safetensors.SafetensorError) as error:
         raise ConfigError(f"{folder}: the run cannot be read ({error}). Train it again.") from error
-    return Run(config=config, history=history, record=manifest["record"], **policies)
+    return Run(config=config, history=history, record=record, **policies)
 
 
 def environment_info(device: str) -> dict[str, Any]:
