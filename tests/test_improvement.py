@@ -62,7 +62,7 @@ def test_sac_learns_to_circle_with_the_data_in_its_buffer():
 
     data, settings = trac.load("BallCircle"), dict(task="BallCircle", cost_limit=40, hidden=(64, 64))
     config = SACLagConfig(**settings, steps=4_000, every=1_000, train_freq=2, eval_episodes=0)
-    before = SACLag(config, Recorder(trac.envs.make("BallCircle")), "cpu", data).policy()
+    before = SACLag(config, Recorder(trac.envs.make("BallCircle")), "cpu", data).policies()[0]
     after = sac_lag(config, buffer=data, progress=False).policy
     before, after = (scores(policy, "BallCircle").normalized_reward for policy in (before, after))
     assert after > before + 0.1
