@@ -38,7 +38,7 @@ test-notebooks: $(STAMP) # none is stale; run each again, and compare the output
 	OMP_NUM_THREADS=1 $(BIN)/pytest --nbval-lax --nbval-current-env notebooks
 
 test-osrl: $(OSRL)/.stamp # the baselines' losses against the benchmark's package, osrl-lib
-	PYTHONPATH=$(OSRL) $(BIN)/pytest tests/test_baselines_osrl.py
+	PYTHONPATH=$(OSRL) $(BIN)/pytest tests/baselines/test_baselines_osrl.py
 
 check-py312: # make test with Python 3.12 in an environment of its own
 	$(MAKE) test PYTHON=python3.12 VENV=.venv-3.12

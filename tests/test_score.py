@@ -52,7 +52,7 @@ def test_one_sided_batches_are_finite(label):
     loss, _ = trac_loss(score, torch.ones(3), torch.full((3,), label), eta=0.5)
     loss.backward()
     assert torch.isfinite(loss) and torch.isfinite(score.grad).all()
-    if label == 0:  # λ counts desirable windows: with none the batch is wasted
+    if label == 0:  # λ counts desirable segments: with none the batch is wasted
         assert loss == 0 and (score.grad == 0).all()
 
 

@@ -201,7 +201,7 @@ def test_the_counts_of_the_explorer_are_those_of_trac_partition(address, browser
     shown = [int(bold.text) for bold in browser.find_elements(By.CSS_SELECTOR, "[role=status] b")]
     segments = trac.partition(trac.load("BallCircle"), cost_limit=40, segment_ratio=1.0)
     desirable = int(segments.labels.sum())
-    assert shown == [desirable, len(segments) - desirable, segments.windows - len(segments)]
+    assert shown == [desirable, len(segments) - desirable, segments.total - len(segments)]
 
 
 def test_the_search_finds_regret(address, browser):

@@ -38,7 +38,7 @@ def learner(data, configs, device="cpu", by_hand=False):
 
 
 def close(a, b):
-    scale = b.abs().max().clamp(min=1e-9)  # a batch of one half alone has no gradient
+    scale = b.abs().max().clamp(min=1e-9)  # a batch of one class alone has no gradient
     torch.testing.assert_close(a / scale, b / scale, rtol=1e-5, atol=1e-5)
 
 
