@@ -48,6 +48,13 @@ def test_differences_are_taken_within_each_seed():
     assert row[["normalized_cost_low", "normalized_cost", "normalized_cost_high"]].tolist() == pytest.approx([-0.5] * 3)
 
 
+def test_a_setting_of_none_is_a_setting():
+    runs = runs_of_two_settings().rename(columns={"alpha": "clamp"}).replace({"clamp": {1.0: None}})
+    assert summarize(runs, ["task", "clamp"]).clamp.isna().tolist() == [False, True]
+    (row,) = differences(runs, ["task"], "clamp", 0.2).to_dict("records")
+    assert np.isnan(row["clamp"]) and row["runs"] == 5 and row["normalized_reward"] == pytest.approx(0.1)
+
+
 def test_a_difference_without_its_baseline_is_refused():
     runs = runs_of_two_settings()
     with pytest.raises(ValueError, match="alpha=0.2 must have one run"):

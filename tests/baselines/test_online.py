@@ -92,6 +92,9 @@ def test_a_run_repeats_is_saved_and_counts_what_it_paid(method, train, tmp_path)
 
     loaded = trac.load_run(tmp_path)
     assert loaded.config == run.config and loaded.record["algorithm"] == method.algorithm
+    assert "stable-baselines3" in loaded.record["versions"] and not (tmp_path / "checkpoints").exists()
+    with pytest.raises(ConfigError, match="holds a run already"):
+        train(small(method), progress=False, env=make, out=tmp_path)
     options = dict(task="BallRun", cost_limit=20, episodes=2, workers=1)
     one, two = (trac.evaluate(policy, **options).episodes for policy in (run.policy, loaded.policy))
     assert one.equals(two)

@@ -92,14 +92,16 @@ def test_every_kind_of_run_goes_on_to_the_same_bits(tmp_path, data, monkeypatch,
 
 
 def test_evaluations_and_the_best_model_come_back(tmp_path, data, monkeypatch):
-    config = CONFIG.replace(eval_every=20, eval_episodes=2)
-    repair = cut_at(monkeypatch, 50)
+    configs = [CONFIG.replace(eval_every=20, eval_episodes=2, seed=seed) for seed in (0, 1)]
+    repair = cut_at(monkeypatch, 100)  # two runs, so that this is in update 50
     with pytest.raises(PowerCut):
-        train(data, config, out=tmp_path)
+        train(data, configs, out=tmp_path)
     repair()
-    resumed, whole = train(data, config, out=tmp_path, resume=True), train(data, config)
-    assert_same(resumed, whole)
-    assert whole.best is not None and whole.history["return"].notna().sum() == 3
+    wholes = train(data, configs)
+    for resumed, whole in zip(train(data, configs, out=tmp_path, resume=True), wholes, strict=True):
+        assert_same(resumed, whole)
+        assert whole.best is not None and whole.history["return"].notna().sum() == 3
+    assert not same(wholes[0].best, wholes[1].best)
 
 
 SCRIPT = """
