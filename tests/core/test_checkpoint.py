@@ -137,8 +137,9 @@ def test_killed_again_and_again_it_ends_in_the_same_bits(tmp_path):
     while True:
         process = launch(killed)
         assert process.stdout.readline() == "started\n", process.stderr.read()
-        if kills < 5:
-            time.sleep(generator.uniform(0.05, 0.6))
+        if kills < 5 or len(set(steps)) < 2:
+            # Where a busy machine comes to no checkpoint in these times, the next ones are longer.
+            time.sleep(generator.uniform(0.05, 0.6) * max(1, kills - 3))
             process.send_signal(signal.SIGKILL)
             process.wait()
             kills += process.returncode == -signal.SIGKILL
@@ -147,7 +148,7 @@ def test_killed_again_and_again_it_ends_in_the_same_bits(tmp_path):
             output, errors = process.communicate()
             assert output == "finished\n", errors
             break
-    assert kills == 5 and len(set(steps)) > 1, steps
+    assert kills >= 5 and len(set(steps)) > 1, steps
     output, errors = launch(whole).communicate()
     assert output == "started\nfinished\n", errors
     for number in ("000", "001"):
