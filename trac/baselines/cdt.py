@@ -6,8 +6,8 @@ serves any limit: see `DecisionTransformer.aim`.
 
 OSRL: 100,000 updates of 2,048 context windows of 10 steps, 3 layers of width 128 with 8 heads. The defaults here are
 5,000 updates of 64 of them, 2 layers of width 64 with 4 heads, no dropout: small enough for a CPU. Left out: OSRL's
-state prediction, whose weight is 0, and the thinning of the episodes before the frontier is fitted. The standard deviation
-has the other methods' bounds, where OSRL's has none.
+state prediction, whose weight is 0, and the thinning of the episodes before the frontier is fitted. The standard
+deviation has the other methods' bounds, where OSRL's has none.
 """
 
 import math
