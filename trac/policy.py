@@ -34,8 +34,8 @@ class Policy(nn.Module):
         self.settings: dict[str, Any] = dict(obs_dim=obs_dim, act_dim=act_dim, hidden=list(hidden), kind=kind)
         self.obs_dim, self.act_dim, self.kind = obs_dim, act_dim, kind
         pairs = itertools.pairwise(layer_sizes(obs_dim, act_dim, hidden, kind))
-        # Made without torch's own initial weights, which draw from the global generator.
-        self.layers: Any = nn.ModuleList(nn.Linear(*pair, device="meta").to_empty(device="cpu") for pair in pairs)
+        with torch.random.fork_rng(devices=[]):  # torch's own initial weights draw from the global generator
+            self.layers: Any = nn.ModuleList(nn.Linear(*pair) for pair in pairs)
         with torch.no_grad():
             for parameter in self.parameters():
                 parameter.zero_()

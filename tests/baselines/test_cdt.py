@@ -135,6 +135,24 @@ def test_cdt_asks_for_the_best_safe_return_unless_told(data):
         learner("cdt", costly)
 
 
+def test_cdt_needs_no_next_observations(data):
+    alone = dataclasses.replace(data, _next=None)
+    one, other = (learner("cdt", log) for log in (data, alone))
+    for step in (1, 2):
+        one.advance(step)
+        other.advance(step)
+    assert all(torch.equal(one.state[name], x) for name, x in other.state.items())
+
+
+def test_a_policy_whose_state_is_loaded_acts_for_that_states_target(data):
+    policy = learner("cdt", data).policy
+    fresh = type(policy)(**policy.settings)
+    fresh.load_state_dict(policy.state_dict())
+    observation = data.observations[0]
+    assert (fresh.act(observation) == policy.act(observation)).all()
+    assert fresh.wanted == policy.wanted != [[0.0, 0.0]]
+
+
 @pytest.mark.slow
 def test_cdt_does_what_it_is_asked_for():
     changes = dict(batch_size=32, width=32, heads=2, layers=1, context=5, augment=0.0, sampling_cost=200.0)

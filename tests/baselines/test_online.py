@@ -154,6 +154,8 @@ def test_what_is_wrong_is_refused(data):
         sac_lag(small(SACLag), buffer=data, progress=False)
     with pytest.raises(ConfigError, match="steps=300 must be a multiple of every=200"):
         SACLagConfig(steps=300, every=200)
+    with pytest.raises(ConfigError, match="every=200 must be a multiple of train_freq=7"):
+        SACLagConfig(steps=600, every=200, train_freq=7)
     with pytest.raises(ConfigError, match="cost_limit=inf: must be a finite number"):
         PPOLagConfig(cost_limit=float("inf"))
     with pytest.raises(ConfigError, match="max_multiplier=1.0 must be at least initial_multiplier=2.0"):

@@ -7,8 +7,8 @@ from scipy import stats
 
 from trac.core import fused_cpu
 from trac.core.dropout import dropout_scale, dropout_threshold
+from trac.core.functional import forward
 from trac.core.fused_cpu import FusedMLP
-from trac.core.learner import forward
 from trac.policy import Policy, layer_sizes
 
 

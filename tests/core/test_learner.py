@@ -6,8 +6,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from trac.config import TracConfig
+from trac.core.batches import Batches
 from trac.core.dropout import dropout_masks
-from trac.core.learner import TracLearner, _Batches, adam_step, forward, learners
+from trac.core.functional import adam_step, forward
+from trac.core.learner import TracLearner, learners
 from trac.partition import partition
 from trac.policy import Policy
 
@@ -152,13 +154,13 @@ def test_adam_is_torch_adam():
 
 
 def test_batches_are_whole_permutations_and_depend_on_seed_and_update_alone():
-    batches = _Batches(10, 4, seed=0)
+    batches = Batches(10, 4, seed=0)
     drawn = np.concatenate([batches.at(step) for step in range(1, 16)])
     assert all(sorted(drawn[i : i + 10]) == list(range(10)) for i in range(0, 60, 10))
     assert not np.array_equal(drawn[:10], drawn[10:20])
-    np.testing.assert_array_equal(_Batches(10, 4, seed=0).at(9), drawn[32:36])
-    assert not np.array_equal(_Batches(10, 4, seed=1).at(9), drawn[32:36])
-    assert np.bincount(_Batches(3, 8, seed=0).at(1)).tolist() in ([2, 3, 3], [3, 2, 3], [3, 3, 2])
+    np.testing.assert_array_equal(Batches(10, 4, seed=0).at(9), drawn[32:36])
+    assert not np.array_equal(Batches(10, 4, seed=1).at(9), drawn[32:36])
+    assert np.bincount(Batches(3, 8, seed=0).at(1)).tolist() in ([2, 3, 3], [3, 2, 3], [3, 3, 2])
 
 
 def test_the_cached_reference_is_exact(data):

@@ -156,6 +156,7 @@ class CDT(OfflineLearner):
 
     algorithm = "cdt"
     Config = CDTConfig
+    reads_next = False
     policy: DecisionTransformer
 
     def build(self, data: Trajectories) -> None:

@@ -72,14 +72,17 @@ class CriticConfig(OfflineConfig):
     published: ClassVar[dict[str, Any]] = dict(batch_size=512, hidden=(256, 256), vae_hidden=400, samples=10)
 
 
-def transitions(data: Trajectories, device: torch.device, reward_scale: float) -> dict[str, Tensor]:
-    """Flat tensors on the device: observations, next_observations, actions, rewards, costs, done, first.
+def transitions(
+    data: Trajectories, device: torch.device, reward_scale: float, next_observations: bool = True
+) -> dict[str, Tensor]:
+    """Flat tensors on the device: observations, next_observations if asked for, actions, rewards, costs, done, first.
 
     `done` is 1 at the end of an episode, by time or not, as in OSRL; `first` is 1 at its beginning.
     """
     first = np.zeros(len(data), dtype=np.float32)
     first[data.starts] = 1
-    arrays = {name: getattr(data, name) for name in ("observations", "next_observations", "actions", "costs")}
+    names = ("observations", *(("next_observations",) if next_observations else ()), "actions", "costs")
+    arrays = {name: getattr(data, name) for name in names}
     arrays |= {"rewards": data.rewards * np.float32(reward_scale), "first": first}
     arrays["done"] = (data.terminals | data.timeouts).astype(np.float32)
     return {name: torch.as_tensor(array, device=device) for name, array in arrays.items()}
@@ -120,6 +123,7 @@ class OfflineLearner(nn.Module):
 
     algorithm: ClassVar[str]
     Config: ClassVar[type[OfflineConfig]]
+    reads_next: ClassVar[bool] = True  # whether updates read next_observations
     policy: BaselinePolicy
     optimizers: dict[str, torch.optim.Optimizer]
 
@@ -129,7 +133,7 @@ class OfflineLearner(nn.Module):
         self.steps, self.failed = range(1, config.steps + 1), [0]
         self.dims = (data.observations.shape[1], data.actions.shape[1])
         self.horizon = horizon(data)
-        self.data = transitions(data, device, config.reward_scale)
+        self.data = transitions(data, device, config.reward_scale, self.reads_next)
         with seeded(torch.device("cpu"), config.seed, INITIAL):
             self.build(data)
         self.sums: dict[str, Tensor] = {}  # of the metrics since they were last read, and the number of updates
@@ -214,7 +218,8 @@ def train_offline(
     configs, where = config_list(data, config, method.Config), find_device(device)
     groups = (([i], [method(c, data, where)]) for i, c in enumerate(configs))
     single = isinstance(config, Settings)
-    names = ("observations", "next_observations", "actions", "rewards", "costs", "terminals", "timeouts")
+    names = ["observations", "actions", "rewards", "costs", "terminals", "timeouts"]
+    names += ["next_observations"] if method.reads_next else []
     arrays = checkpoint.fingerprint(*(getattr(data, name) for name in names))
     runs = run_all(groups, identity={"algorithm": method.algorithm, "data": arrays}, single=single, **options)
     return runs[0] if single else runs

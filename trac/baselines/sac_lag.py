@@ -32,7 +32,12 @@ class SACLagConfig(OnlineConfig):
     learning_rate: Positive = 1e-3  # of actor, critics and entropy coefficient
     entropy: Finite | None = None  # target entropy [nat]; None: minus the number of action dimensions
     learning_starts: CountOrZero = 2_000  # uniformly random actions before this step; without offline data alone
-    train_freq: Count = 5  # simulator steps for each update
+    train_freq: Count = 5  # simulator steps for each update; a divisor of `every`
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.every % self.train_freq:
+            raise ConfigError(f"every={self.every} must be a multiple of train_freq={self.train_freq}.")
 
 
 class SACLag(OnlineLearner):

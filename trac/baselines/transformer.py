@@ -125,6 +125,8 @@ class DecisionTransformer(BaselinePolicy):
     @torch.inference_mode()
     def act(self, observation: ArrayLike) -> np.ndarray:
         """The action after the steps since `start`: (obs_dim,) -> (act_dim,)."""
+        if not self.seen:  # a state that was loaded since has another target
+            self.wanted = [self.target.tolist()]
         self.seen.append((np.asarray(observation, dtype=np.float32), np.zeros(self.act_dim, dtype=np.float32)))
         if len(self.wanted) != len(self.seen):
             raise RuntimeError("call observe(reward, cost) after each action, and start(seed) before an episode.")

@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from trac import score
 from trac.config import TracConfig
+from trac.core.batches import MASKS, Batches
 from trac.core.dropout import dropout_masks
+from trac.core.functional import BETAS, adam_step, forward
 from trac.core.fused_cpu import FusedMLP, Layers
 from trac.data.trajectories import Trajectories
 from trac.partition import Segments
@@ -25,10 +26,6 @@ from trac.policy import Policy, layer_sizes
 METRICS = ("loss", "accuracy", "score_desirable", "score_undesirable", "one_sided", "gradient_norm")
 # What is added up for them between two readings.
 _SUMS = ("loss", "accuracy", "desirable", "scores", "scores_desirable", "one_sided", "gradient_norm", "updates")
-BETAS, EPSILON = (0.9, 0.999), 1e-8  # Adam's (Kingma & Ba, 2015)
-
-# What a run's random numbers are for; with the run's seed and a counter this is the key of each draw.
-ORDER, MASKS = 0, 1
 
 
 class TracLearner:
@@ -92,7 +89,7 @@ class TracLearner:
         self.gradient, self.change = torch.empty_like(weights), torch.empty_like(weights)
         self.layers, self.gradient_layers = self._split(weights), self._split(self.gradient)
 
-        self.batches = [_Batches(len(s), c.batch_size, c.seed) for s, c in zip(segments, configs, strict=True)]
+        self.batches = [Batches(len(s), c.batch_size, c.seed) for s, c in zip(segments, configs, strict=True)]
         # The segments of all runs stand in one table, each run's after the last one's.
         self.offsets = np.cumsum([0, *(len(s) for s in segments[:-1])])
         self.table = {
@@ -319,59 +316,6 @@ def learners(
     for one, config in zip(segments, configs, strict=True):
         made.append(TracLearner(data, [one], [config], fused=made[0].fused if made else None))
     return made
-
-
-def forward(layers: Layers, x: Tensor, masks: list[Tensor] | None = None) -> Tensor:
-    """`Policy.forward` for M policies at once, with dropout: (M, N, obs_dim) -> (M, N, out).
-
-    Args:
-        layers: (weight (M, out, in), bias (M, out)) of each layer.
-        masks: for each hidden layer, what its output is multiplied with (see `dropout_masks`); None: no dropout.
-    """
-    for i, (weight, bias) in enumerate(layers):
-        x = torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
-        if i < len(layers) - 1:
-            x = F.relu(x)
-            if masks is not None:
-                x = x * masks[i]
-    return x
-
-
-def adam_step(gradient: Tensor, mean: Tensor, square: Tensor, size: Tensor, root: Tensor, *, out: Tensor) -> Tensor:
-    """What Adam subtracts from the parameters (Kingma & Ba, 2015, algorithm 1), with a rate for each run.
-
-    Args:
-        gradient: (M, P).
-        mean: (M, P), moving average of the gradient, updated in place.
-        square: (M, P), moving average of its square, updated in place.
-        size: (M,) learning rate / (1 - β1^t).
-        root: (M,) √(1 - β2^t).
-        out: (M, P), overwritten and returned.
-    """
-    mean.lerp_(gradient, 1 - BETAS[0])
-    square.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
-    torch.sqrt(square, out=out).div_(root.unsqueeze(1)).add_(EPSILON)
-    return torch.div(mean, out, out=out).mul_(size.unsqueeze(1))
-
-
-class _Batches:
-    """An endless stream of permutations of the segments, cut into batches; batch t is a function of seed and t."""
-
-    def __init__(self, segments: int, batch_size: int, seed: int):
-        self.segments, self.batch_size, self.seed = segments, batch_size, seed
-        self.epoch, self.permutation = -1, np.empty(0, dtype=np.int64)
-
-    def at(self, step: int) -> np.ndarray:
-        """Indices (batch_size,) of update `step`, from 1."""
-        position, parts = (step - 1) * self.batch_size, []
-        while position < step * self.batch_size:
-            epoch, offset = divmod(position, self.segments)
-            if epoch != self.epoch:
-                key = np.random.SeedSequence(self.seed, spawn_key=(ORDER, epoch))
-                self.epoch, self.permutation = epoch, np.random.default_rng(key).permutation(self.segments)
-            parts.append(self.permutation[offset : offset + step * self.batch_size - position])
-            position += len(parts[-1])
-        return np.concatenate(parts)
 
 
 def _segment_view(values: Tensor, length: int) -> Tensor:

@@ -85,16 +85,17 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
             raise ValueError(f"it has format {found}, this version reads {FORMAT}; format 1 is of trac-book 0.1")
         config = _class(manifest["config"]["class"], Settings).from_dict(manifest["config"]["settings"])
         weights = safetensors.torch.load_file(folder / "weights.safetensors")
-        policies: dict[str, Any] = {"policy": None, "reference": None, "best": None}
+        policies: dict[str, Any] = {"reference": None, "best": None}
         for name, made in manifest["policies"].items():
             policies[name] = _class(made["class"], nn.Module)(**made["settings"])
             policies[name].load_state_dict(
                 {key.removeprefix(f"{name}."): x for key, x in weights.items() if key.startswith(f"{name}.")}
             )
+        policy = policies.pop("policy")
         history, record = pd.read_csv(folder / "history.csv"), manifest["record"]
     except (*_UNREADABLE, safetensors.SafetensorError) as error:
         raise ConfigError(f"{folder}: the run cannot be read ({error}). Train it again.") from error
-    return Run(config=config, history=history, record=record, **policies)
+    return Run(config=config, policy=policy, history=history, record=record, **policies)
 
 
 def environment_info(device: str) -> dict[str, Any]:

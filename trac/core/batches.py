@@ -1,0 +1,26 @@
+"""Which segments an update sees: a function of the run's seed and the number of the update."""
+
+import numpy as np
+
+# What a run's random numbers are for; with the run's seed and a counter this is the key of each draw.
+ORDER, MASKS = 0, 1
+
+
+class Batches:
+    """An endless stream of permutations of the segments, cut into batches; batch t is a function of seed and t."""
+
+    def __init__(self, segments: int, batch_size: int, seed: int):
+        self.segments, self.batch_size, self.seed = segments, batch_size, seed
+        self.epoch, self.permutation = -1, np.empty(0, dtype=np.int64)
+
+    def at(self, step: int) -> np.ndarray:
+        """Indices (batch_size,) of update `step`, from 1."""
+        position, parts = (step - 1) * self.batch_size, []
+        while position < step * self.batch_size:
+            epoch, offset = divmod(position, self.segments)
+            if epoch != self.epoch:
+                key = np.random.SeedSequence(self.seed, spawn_key=(ORDER, epoch))
+                self.epoch, self.permutation = epoch, np.random.default_rng(key).permutation(self.segments)
+            parts.append(self.permutation[offset : offset + step * self.batch_size - position])
+            position += len(parts[-1])
+        return np.concatenate(parts)
