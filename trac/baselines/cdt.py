@@ -4,10 +4,10 @@ A causal transformer reads (return to go, cost to go, observation, action) of th
 follows; asked for a high return and a low cost it should take actions like those of such episodes. One trained policy
 serves any limit: see `DecisionTransformer.aim`.
 
-OSRL: 100,000 updates of 2,048 windows of 10 steps, 3 layers of width 128 with 8 heads. The defaults here are 5,000
-updates of 64 windows, 2 layers of width 64 with 4 heads, no dropout: small enough for a CPU. Left out: OSRL's state
-prediction, whose weight is 0, and the thinning of the episodes before the frontier is fitted. The standard deviation
-has the other methods' bounds, where OSRL's has none.
+OSRL: 100,000 updates of 2,048 context windows of 10 steps, 3 layers of width 128 with 8 heads. The defaults here are
+5,000 updates of 64 of them, 2 layers of width 64 with 4 heads, no dropout: small enough for a CPU. Left out: OSRL's
+state prediction, whose weight is 0, and the thinning of the episodes before the frontier is fitted. The standard
+deviation has the other methods' bounds, where OSRL's has none.
 """
 
 import math
@@ -50,7 +50,7 @@ class CDTConfig(OfflineConfig):
     examples/train/train_cdt.py.
     """
 
-    batch_size: Count = 64  # windows per update
+    batch_size: Count = 64  # context windows per update
     target_return: Finite | None = None  # return to ask for; None: the best of the data's episodes within the limit
     context: Count = 10  # steps that the policy sees, the present one included
     width: Count = 64  # of the embeddings

@@ -34,8 +34,7 @@ class OfflineConfig(Settings):
     """The fields that all baselines have. The defaults are quick settings; `osrl()` gives the benchmark's."""
 
     task: str = "BallCircle"  # name in trac.TASKS, or a task of your own: the data's
-    # l [cost per episode]; for a limit that never binds, take one beyond the largest cost of an episode
-    cost_limit: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 20.0
+    cost_limit: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 20.0  # l [cost per episode], finite
     seed: CountOrZero = 0
     steps: Count = 5_000  # updates
     batch_size: Count = 256  # drawn with replacement for each update
