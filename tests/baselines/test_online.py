@@ -104,6 +104,14 @@ def test_a_run_repeats_is_saved_and_counts_what_it_paid(method, train, tmp_path)
     assert run.history["return"].iloc[ranks.index(max(ranks))] == best["return"].mean() and again.best is None
 
 
+@pytest.mark.parametrize(("method", "train"), [(SACLag, sac_lag), (PPOLag, ppo_lag)])
+def test_in_a_list_each_run_is_as_alone(method, train):
+    configs = [small(method, steps=200, eval_episodes=0, seed=seed) for seed in (0, 1)]
+    runs = train(configs, progress=False)
+    assert [run.config for run in runs] == configs and not same(runs[0].policy, runs[1].policy)
+    assert same(runs[1].policy, train(configs[1], progress=False).policy)
+
+
 @pytest.mark.parametrize("method", [SACLag, PPOLag])
 def test_the_runs_policy_is_the_models_mean(method):
     learner = method(small(method), Recorder(trac.envs.make("BallRun")), "cpu", None)
