@@ -37,7 +37,7 @@ QUICK = TracConfig(steps=60, bc_steps=30)
         (dict(use=None), "use=None: must be 'both', 'desirable' or 'undesirable'"),
         (dict(hidden=128), "hidden=128: must be a valid tuple"),
         (dict(hidden="128"), "hidden='128': must be a valid tuple"),
-        (dict(hidden=(0,)), r"hidden=\(0,\): must be greater than or equal to 1"),
+        (dict(hidden=(0,)), r"hidden=\(0,\): entry 0 must be greater than or equal to 1"),
     ],
 )
 def test_bad_configs_are_refused(change, message):

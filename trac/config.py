@@ -48,8 +48,10 @@ class Settings:
             try:
                 object.__setattr__(self, name, adapter.validate_python(value))
             except ValidationError as error:
-                reason = error.errors()[0]["msg"].replace("Input should be", "must be")
-                raise ConfigError(f"{name}={value!r}: {reason}.") from None
+                first = error.errors()[0]
+                entry = "".join(f"entry {index} " for index in first["loc"] if isinstance(index, int))
+                reason = first["msg"].replace("Input should be", "must be").replace("Field required", "is missing")
+                raise ConfigError(f"{name}={value!r}: {entry}{reason}.") from None
         check_name(self.task)
 
     def replace(self, **changes: Any) -> Self:

@@ -244,7 +244,7 @@ def test_what_is_wrong_is_refused(data, tmp_path):
         (CDTConfig, dict(target_return="750"), "target_return='750': must be a valid number"),
         (CPQConfig, dict(steps=10.5), "steps=10.5: must be a valid integer"),
         (CPQConfig, dict(penalty=1), "penalty=1: must be a valid boolean"),
-        (BCQLagConfig, dict(pid=[0.1, 0.003]), r"pid=\(0.1, 0.003\): "),
+        (BCQLagConfig, dict(pid=[0.1, 0.003]), r"pid=\(0.1, 0.003\): entry 2 is missing"),
     ],
 )
 def test_bad_configs_are_refused(config, change, message):

@@ -85,6 +85,7 @@ def test_a_damaged_run_is_named(folder):
     [
         lambda manifest: manifest.pop("record"),
         lambda manifest: manifest.pop("policies"),
+        lambda manifest: manifest["policies"].pop("policy"),
         lambda manifest: manifest["policies"].update(another=manifest["policies"]["policy"]),
         lambda manifest: manifest["config"]["settings"].update(alpha=-1.0),
         lambda manifest: manifest["config"]["settings"].update(alfa=1.0),

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from trac.baselines.lagrangian import LagrangianLearner
+from trac.baselines.lagrangian import Gains, LagrangianLearner
 from trac.baselines.losses import descend, fused_adam, soft_update, target_of
 from trac.baselines.networks import VAE, BaselinePolicy, mlp
 from trac.baselines.offline import CriticConfig, train_offline
@@ -32,7 +32,7 @@ class BCQLagConfig(CriticConfig):
     critics: Count = 1  # networks in each half of each critic
     samples: Count = 4  # proposed actions for each next observation
     mixture: PositiveShare = 0.75  # λ of `mixed_maximum`, the weight of the smaller half
-    pid: tuple[float, float, float] = (0.1, 0.003, 0.001)  # gains of the multiplier: proportional, integral, derivative
+    pid: Gains = (0.1, 0.003, 0.001)  # of the multiplier: proportional, integral, derivative
 
     published: ClassVar = CriticConfig.published | dict(critics=2)
 

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from trac.baselines.lagrangian import LagrangianLearner
+from trac.baselines.lagrangian import Gains, LagrangianLearner
 from trac.baselines.losses import descend, fused_adam, soft_update, target_of
 from trac.baselines.networks import VAE, SquashedGaussian
 from trac.baselines.offline import CriticConfig, train_offline
@@ -35,7 +35,7 @@ class BEARLagConfig(CriticConfig):
     mmd_sigma: NonNegative = 50.0  # the kernel's width
     mmd_limit: NonNegative = 0.05  # ε, allowed discrepancy
     mmd_samples: Count = 4  # actions for each observation on both sides of the discrepancy
-    pid: tuple[float, float, float] = (0.1, 0.003, 0.001)  # gains of the multiplier: proportional, integral, derivative
+    pid: Gains = (0.1, 0.003, 0.001)  # of the multiplier: proportional, integral, derivative
     alpha_learning_rate: Positive = 1e-3  # of log α, the discrepancy's multiplier
 
     published: ClassVar = CriticConfig.published | dict(critics=2, mmd_samples=10)

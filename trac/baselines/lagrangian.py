@@ -8,6 +8,9 @@ from torch import Tensor, nn
 from trac.baselines.losses import bellman_target, critic_loss, descend, fused_adam, soft_update, target_of
 from trac.baselines.networks import VAE, Ensemble
 from trac.baselines.offline import OfflineLearner
+from trac.config import NonNegative
+
+Gains = tuple[NonNegative, NonNegative, NonNegative]
 
 
 class PIDController(nn.Module):
