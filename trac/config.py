@@ -30,7 +30,10 @@ class ConfigError(ValueError):
 
 
 class Settings:
-    """What the configs of all methods are: frozen dataclasses that check themselves, with these fields among theirs."""
+    """What the configs of all methods are: frozen dataclasses that check themselves, with these fields among theirs.
+
+    Online methods have no `log_every`.
+    """
 
     task: str
     cost_limit: float

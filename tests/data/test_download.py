@@ -8,6 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import h5py
 import numpy as np
 import pytest
+from conftest import stand_in
 
 import trac
 from trac.data import download, trajectories
@@ -17,24 +18,6 @@ from trac.data.trajectories import DatasetError
 TASK = "CarRun"  # SafetyCarRun-v0-40-651.hdf5: 651 episodes, the costliest 40
 NAME = TASKS[TASK].file
 PIECE = 1 << 14  # bytes; a cut loses what is less than one
-
-
-def stand_in(path, task=TASK, episodes=651, largest_cost=40.0, dims=(7, 2)):
-    """A file with DSRL's form, number of episodes and costs, but of noise, with two steps an episode."""
-    generator = np.random.default_rng(0)
-    n = 2 * episodes
-    data = trajectories.from_arrays(
-        task,
-        observations=generator.standard_normal((n, dims[0])),
-        next_observations=generator.standard_normal((n, dims[0])),
-        actions=generator.uniform(-1, 1, (n, dims[1])),
-        rewards=generator.random(n),
-        costs=np.repeat(np.linspace(0, largest_cost / 2, episodes), 2),
-        terminals=np.zeros(n),
-        timeouts=np.tile([0, 1], episodes),
-    )
-    trajectories.write(path, data)
-    return path.read_bytes()
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,7 @@ INITIAL, UPDATE = 0, 1  # what a run's random numbers are for; with the seed and
 
 @dataclass(frozen=True)
 class OfflineConfig(Settings):
-    """The fields that all baselines have. The defaults are quick settings; `osrl()` gives the benchmark's."""
+    """The fields that all offline baselines have. The defaults are quick settings; `osrl()` gives the benchmark's."""
 
     task: str = "BallCircle"  # name in trac.TASKS, or a task of your own: the data's
     cost_limit: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 20.0  # l [cost per episode], finite
