@@ -1,5 +1,7 @@
 """Small made-up trajectories that several tests use, and what compares policies."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,10 @@ from trac.data import trajectories
 
 # The networks here are tiny: a second thread only waits, and waits long on a busy machine.
 torch.set_num_threads(1)
+
+# Triton reads it when it is imported: without a GPU its kernels run on CPU tensors.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 
 def make_arrays(episodes=12, length=20, task_dims=(8, 2), seed=0):

@@ -6,9 +6,7 @@ import torch
 from scipy import stats
 
 from trac.core import fused_cpu
-from trac.core.dropout import dropout_scale, dropout_threshold
-from trac.core.functional import forward
-from trac.core.fused_cpu import FusedMLP
+from trac.core.fused_cpu import FusedMLP, dropout_scale, dropout_threshold
 from trac.policy import Policy, layer_sizes
 
 
@@ -43,7 +41,7 @@ def masks(mlp, hidden, p, source):
             words = source.random_raw(-(-shape[0] * width * dtype.itemsize // 8)).view(f"i{dtype.itemsize}")
             kept = words[: shape[0] * width].reshape(shape) > threshold
             parts[layer].append(torch.from_numpy(kept).float() * dropout_scale(p))
-    return [torch.cat(part)[None] for part in parts]
+    return [torch.cat(part) for part in parts]
 
 
 @pytest.mark.parametrize("p", [0.0, 0.25, 0.1, 0.9])
@@ -63,8 +61,10 @@ def test_it_is_autograd(hidden, p, chunk, monkeypatch):
         mlp.backward(upstream, gradient)
 
         drawn = masks(mlp, hidden, p, np.random.SFC64(seed)) if p else None
-        stacked = [(layer.weight[None], layer.bias[None]) for layer in policy.layers]
-        expected = forward(stacked, x[None] * (seed + 1), drawn)[0]
+        expected = x * (seed + 1)
+        for layer, mask in zip(policy.layers[:-1], drawn or [1.0] * len(hidden), strict=True):
+            expected = torch.relu(layer(expected)) * mask
+        expected = policy.layers[-1](expected)
         torch.testing.assert_close(output, expected.detach(), rtol=1e-5, atol=1e-5)
         if not p:
             torch.testing.assert_close(output, policy(mlp.inputs).detach(), rtol=1e-5, atol=1e-5)
@@ -130,3 +130,8 @@ def test_chunks_cover_the_rows_once():
     edges = [(rows.start, rows.stop) for _, _, rows in mlp.chunks]
     assert len(edges) == 4 and edges[0][0] == 0 and edges[-1][1] == 9600
     assert all(a[1] == b[0] for a, b in itertools.pairwise(edges))
+
+
+def test_the_realised_probability_is_as_documented():
+    assert dropout_scale(0.25) == 1 / 0.75 and dropout_scale(200 / 256) == 256 / 56
+    assert dropout_scale(0.1) == 65536 / (65536 - round(6553.6))

@@ -13,14 +13,14 @@ class Batches:
         self.segments, self.batch_size, self.seed = segments, batch_size, seed
         self.epoch, self.permutation = -1, np.empty(0, dtype=np.int64)
 
-    def at(self, step: int) -> np.ndarray:
-        """Indices (batch_size,) of update `step`, from 1."""
-        position, parts = (step - 1) * self.batch_size, []
-        while position < step * self.batch_size:
+    def at(self, step: int, updates: int = 1) -> np.ndarray:
+        """Indices (updates, batch_size) of that many updates, from `step` on, which counts from 1."""
+        position, stop, parts = (step - 1) * self.batch_size, (step - 1 + updates) * self.batch_size, []
+        while position < stop:
             epoch, offset = divmod(position, self.segments)
             if epoch != self.epoch:
                 key = np.random.SeedSequence(self.seed, spawn_key=(ORDER, epoch))
                 self.epoch, self.permutation = epoch, np.random.default_rng(key).permutation(self.segments)
-            parts.append(self.permutation[offset : offset + step * self.batch_size - position])
+            parts.append(self.permutation[offset : offset + stop - position])
             position += len(parts[-1])
-        return np.concatenate(parts)
+        return np.concatenate(parts).reshape(updates, self.batch_size)

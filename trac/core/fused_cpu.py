@@ -13,8 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trac.core.dropout import dropout_scale, dropout_threshold
-
 # Activations of one layer in one chunk [bytes].
 CHUNK = 3 * 2**20
 
@@ -91,6 +89,24 @@ class FusedMLP:
                     _where_above(delta, x[i], 0, grad_input=delta)
         for weight, _ in layers[1:]:
             weight.mul_(self.scale)
+
+
+def dropout_threshold(p: float) -> tuple[torch.dtype, int]:
+    """How dropout compares random integers: (dtype, t) such that the unit is kept when the integer is above t.
+
+    Bytes where p is a multiple of 1/256, which is then exact; 16-bit words for any other p, whose
+    realised probability is p rounded to the next multiple of 1/65536.
+    """
+    dtype = torch.int8 if p * 256 == int(p * 256) else torch.int16
+    info = torch.iinfo(dtype)
+    return dtype, info.min + round(p * 2**info.bits) - 1
+
+
+def dropout_scale(p: float) -> float:
+    """1 / (1 - p) for the realised p, by which kept units are multiplied."""
+    dtype, threshold = dropout_threshold(p)
+    info = torch.iinfo(dtype)
+    return float(2**info.bits / (info.max - threshold))
 
 
 def _drop(x: Tensor, scratch: Tensor, p: float, source: np.random.BitGenerator) -> None:

@@ -1,23 +1,26 @@
 """One update of TraC: draw a batch, score it, differentiate, step. Everything stays on the device.
 
-A learner holds M runs that share shapes and are advanced together. On a GPU that is a stack with one gather, one loss
-and one optimizer. On a CPU every learner has one run (M = 1), and `learners` makes one for each config.
+A learner holds M runs that share shapes and are advanced together. On a GPU that is a stack, whose update is made by
+`trac.core.fused_gpu`. On a CPU every learner has one run (M = 1), `learners` makes one for each config, and the update
+is the one that can be read here.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from trac import score
-from trac.config import TracConfig
+from trac.config import ConfigError, TracConfig
+from trac.core.adam import BETAS, adam_step
 from trac.core.batches import MASKS, Batches
-from trac.core.dropout import dropout_masks
-from trac.core.functional import BETAS, adam_step, forward
+from trac.core.capture import Captured
 from trac.core.fused_cpu import FusedMLP, Layers
 from trac.data.trajectories import Trajectories
 from trac.partition import Segments
@@ -26,6 +29,8 @@ from trac.policy import Policy, layer_sizes
 METRICS = ("loss", "accuracy", "score_desirable", "score_undesirable", "one_sided", "gradient_norm")
 # What is added up for them between two readings.
 _SUMS = ("loss", "accuracy", "desirable", "scores", "scores_desirable", "one_sided", "gradient_norm", "updates")
+
+BLOCK = 256  # updates whose segments and step sizes go to the device at once
 
 
 class TracLearner:
@@ -39,10 +44,9 @@ class TracLearner:
         segments: one for each run.
         configs: one for each run.
         device: where the updates are made.
-        fused: forward and backward by hand in these buffers, shared by learners whose turns alternate. By default
-            buffers of its own for a single run on a CPU, and autograd otherwise.
-        autograd: do without such buffers in any case.
-        capture: record each phase's update once as a CUDA graph, and replay it.
+        fused: the network's buffers for one run on a CPU, shared by learners whose turns alternate; by default its own.
+        stacked: make the updates with the kernels for a GPU, which can be tried on a CPU too; by default on a GPU.
+        capture: on a GPU, record the update of each phase as a graph, and replay it.
 
     Attributes:
         state: every tensor that an update changes, by name; weights, initial and reference are (M, P), a row for
@@ -57,25 +61,25 @@ class TracLearner:
         *,
         device: torch.device | str = "cpu",
         fused: FusedMLP | None = None,
-        autograd: bool = False,
-        capture: bool = False,
+        stacked: bool | None = None,
+        capture: bool = True,
     ):
-        self.configs, self.config, self.capture = configs, configs[0], capture
+        self.configs, self.config = configs, configs[0]
         self.steps, self.failed = range(1, self.config.steps + 1), [0] * len(configs)
         self.device, self.length, models = torch.device(device), segments[0].length, len(configs)
+        stacked = self.device.type == "cuda" if stacked is None else stacked
         # On the CPU these share memory with the data.
         self.data = {name: torch.as_tensor(getattr(data, name), device=device) for name in ("observations", "actions")}
         obs_dim, act_dim = (values.shape[1] for values in self.data.values())
         self.policy = Policy(obs_dim, act_dim, hidden=self.config.hidden, kind=self.config.policy)
-        self.sizes = layer_sizes(obs_dim, act_dim, self.config.hidden, self.config.policy)
-        if fused is None and not autograd and models == 1 and self.device.type == "cpu":
-            fused = FusedMLP(self.config.batch_size * self.length, self.sizes, self.config.dropout)
-        self.fused = fused
+        sizes = layer_sizes(obs_dim, act_dim, self.config.hidden, self.config.policy)
 
         # Drawn on the CPU, so that the initial weights do not depend on the device.
         generators = [torch.Generator().manual_seed(config.seed) for config in configs]
-        initial = [parameters_to_vector(self.policy.initialise(g).parameters()).detach() for g in generators]
-        weights = torch.stack(initial).to(self.device)
+        initial = torch.stack([parameters_to_vector(self.policy.initialise(g).parameters()) for g in generators])
+        self.parameters = initial.shape[1]
+        # On a GPU each run's row begins at a multiple of 16 bytes, which the products' fastest kernels ask for.
+        weights = F.pad(initial.detach(), (0, -self.parameters % 4 if stacked else 0)).to(self.device)
         self.state = {
             "weights": weights,
             "initial": weights.clone(),
@@ -86,7 +90,7 @@ class TracLearner:
             # Updates before the first one whose loss or gradient was not finite.
             "finite_updates": torch.zeros(models, device=self.device),
         }
-        self.gradient, self.change = torch.empty_like(weights), torch.empty_like(weights)
+        self.gradient, self.change = torch.zeros_like(weights), torch.empty_like(weights)
         self.layers, self.gradient_layers = self._split(weights), self._split(self.gradient)
 
         self.batches = [Batches(len(s), c.batch_size, c.seed) for s, c in zip(segments, configs, strict=True)]
@@ -96,39 +100,58 @@ class TracLearner:
             name: torch.as_tensor(np.concatenate([getattr(s, name) for s in segments]), device=self.device)
             for name in ("starts", "labels", "weights")
         }
-        # What the host sends for each update: the segments; its number and Adam's two factors for each run.
-        self.batch_index = torch.zeros(models, self.config.batch_size, dtype=torch.int64, device=self.device)
-        self.step_scalars = torch.zeros(3, models, device=self.device)
-        # Row i is the segment that starts at transition i: overlapping views, so that only the batch is copied.
-        self.views = {name: _segment_view(values, self.length) for name, values in self.data.items()}
-        # Where each run's part of the reference's table begins.
-        self.reference_offset = torch.arange(models, device=self.device).unsqueeze(1) * len(self.data["actions"])
-        self.alpha, self.gamma, self.eta = (
-            torch.tensor([[float(getattr(c, name))] for c in configs], device=self.device)
+        # What the host sends for BLOCK updates: the segments; the number of each and Adam's two factors, by run.
+        self.block = {
+            "index": torch.zeros(BLOCK, models, self.config.batch_size, dtype=torch.int64, device=self.device),
+            "scalars": torch.zeros(BLOCK, 3, models, device=self.device),
+            "row": torch.zeros(1, dtype=torch.int64, device=self.device),
+        }
+        self.first, self.row = 0, BLOCK  # the update in the block's first row, and the row of the last one made
+        self.runs = {
+            name: torch.tensor([float(getattr(c, name)) for c in configs], device=self.device)
             for name in ("alpha", "gamma", "eta")
-        )
-        self.mask_words: np.random.BitGenerator | None = None
-        # There are no generators for the meta device, where nothing is drawn.
-        self.generators = [None if self.device.type == "meta" else torch.Generator(self.device) for _ in configs]
-        self.eager = {True: 0, False: 0}  # updates made without a graph, by `cloning`
-        self.graphs: dict[bool, Callable[[], None]] = {}
+        }
+        # log π_ref of every transition, once the second phase has begun.
+        self.reference = torch.zeros(models, len(self.data["actions"]), device=self.device)
+        self.has_reference = False
+
+        self.captured: dict[bool, Captured] = {}  # by `cloning`
+        if stacked:
+            keys = [np.random.SeedSequence(c.seed, spawn_key=(MASKS,)).generate_state(1, np.uint64) for c in configs]
+            self.runs["seed"] = torch.as_tensor(np.concatenate(keys).view(np.int64), device=self.device)
+            self.stack = _fused_stack()(
+                *(self.config, sizes, self.length, self.data, self.table, self.block, self.runs, self.state),
+                *(self.gradient, self.layers, self.gradient_layers),
+            )
+            for cloning, reference in ((True, None), (False, self.reference)):
+                self.captured[cloning] = Captured(partial(self.stack.update, reference), self.device, capture)
+        elif models > 1:
+            raise ConfigError("on a CPU a TracLearner has one run: `learners` makes one for each.")
+        else:
+            self.fused = fused or FusedMLP(self.config.batch_size * self.length, sizes, self.config.dropout)
+            # Row i is the segment that starts at transition i: overlapping views, so that only the batch is copied.
+            values = self.data | {"reference": self.reference.view(-1, 1)}
+            self.views = {name: _segment_view(x, self.length) for name, x in values.items()}
+
+    @property
+    def batch_index(self) -> Tensor:
+        """(M, batch_size) the last update's segments, in the table of all runs' segments."""
+        return self.block["index"][self.row]
 
     def advance(self, step: int) -> None:
         """Make update `step`, counted from 1 over both phases."""
         cloning = step <= self.config.bc_steps
         if step == self.config.bc_steps + 1:
             self._begin_second_phase()
-        if not cloning and "reference" not in self.views:
+        if not cloning and not self.has_reference:
             self._cache_reference()
-        self._send_batch(step)
-        # The first updates of a process are made one by one: libraries set themselves up in them.
-        if not self.capture or self.eager[cloning] < 3:
-            self._update(cloning)
-            self.eager[cloning] += 1
-            return
-        if cloning not in self.graphs:
-            self.graphs[cloning] = self._record(cloning)
-        self.graphs[cloning]()
+        self.row += 1
+        if self.row >= BLOCK or step != self.first + self.row:
+            self._send_batches(step)
+        if self.captured:
+            self.captured[cloning]()
+        else:
+            self._update(step)
 
     def read(self, step: int) -> list[dict[str, Any]]:
         """`metrics`, every `log_every` updates and at the end of each phase; nothing after other updates."""
@@ -166,16 +189,17 @@ class TracLearner:
         """Go on from a `state`."""
         for name, value in self.state.items():
             value.copy_(state[name])
+        self.has_reference = False
 
     def _policy(self, vector: Tensor) -> Policy:
         policy = Policy(**self.policy.settings)
-        vector_to_parameters(vector.clone(), policy.parameters())
+        vector_to_parameters(vector[: self.parameters].clone(), policy.parameters())
         return policy
 
     def _split(self, matrix: Tensor) -> Layers:
         """(weight (M, out, in), bias (M, out)) of each layer, as views of (M, P)."""
         parameters = list(self.policy.parameters())
-        parts = torch.split(matrix, [parameter.numel() for parameter in parameters], dim=1)
+        parts = torch.split(matrix[:, : self.parameters], [parameter.numel() for parameter in parameters], dim=1)
         views = [torch.unflatten(part, 1, parameter.shape) for part, parameter in zip(parts, parameters, strict=True)]
         return list(zip(views[::2], views[1::2], strict=True))
 
@@ -188,53 +212,34 @@ class TracLearner:
         state["square"].zero_()
 
     @torch.no_grad()
-    def _cache_reference(self, chunk: int = 4096) -> None:
-        """log π_ref of every transition, the runs' one after the other. π_ref is frozen, so once is enough."""
-        models, transitions = len(self.configs), len(self.data["actions"])
-        layers = self._split(self.state["reference"])
-        log_prob = torch.zeros(models, transitions, device=self.device)
-        if self.config.reference != "none":
-            parts = (torch.split(x, chunk) for x in (self.data["observations"], self.data["actions"]))
-            for observations, actions, to in zip(*parts, torch.split(log_prob, chunk, dim=1), strict=True):
-                output = forward(layers, observations.expand(models, -1, -1))
-                to.copy_(self.policy.log_prob_of(output, actions))
-        self.views["reference"] = _segment_view(log_prob.view(-1, 1), self.length)
+    def _cache_reference(self) -> None:
+        """log π_ref of every transition. π_ref is frozen, so once is enough."""
+        chunk = 4096 if self.device.type == "cpu" else 2**18  # [transitions]
+        for policy, to in zip(self.references(self.config.steps), self.reference, strict=True):
+            if self.config.reference != "none":
+                policy = policy.to(self.device)
+                parts = (torch.split(x, chunk) for x in (*self.data.values(), to))
+                for observations, actions, log_prob in zip(*parts, strict=True):
+                    log_prob.copy_(policy.log_prob(observations, actions))
+        self.has_reference = True
 
-    def _send_batch(self, step: int) -> None:
-        """Choose this update's segments and step size, and set the streams of its masks."""
-        batches = [batches.at(step) + offset for batches, offset in zip(self.batches, self.offsets, strict=True)]
-        self._send(np.stack(batches), self.batch_index)
-        self._send(np.array([self._scalars(c, step) for c in self.configs], dtype=np.float32).T, self.step_scalars)
-        if self.config.dropout == 0:
-            return
-        keys = [np.random.SeedSequence(c.seed, spawn_key=(MASKS, step)) for c in self.configs]
-        if self.fused is not None:
-            self.mask_words = np.random.SFC64(keys[0])
-            return
-        for generator, key in zip(self.generators, keys, strict=True):
-            if generator is not None:
-                generator.manual_seed(int(key.generate_state(1, np.uint64)[0]))
+    def _send_batches(self, step: int) -> None:
+        """Choose the segments and step sizes of the next BLOCK updates."""
+        parts = [one.at(step, BLOCK) + offset for one, offset in zip(self.batches, self.offsets, strict=True)]
+        scalars = np.stack([_scalars(config, step + np.arange(BLOCK)) for config in self.configs], axis=-1)
+        for name, values in (("index", np.stack(parts, axis=1)), ("scalars", scalars.astype(np.float32))):
+            host = torch.from_numpy(values)
+            # From pinned memory the copy does not make the host wait.
+            self.block[name].copy_(host.pin_memory() if self.device.type == "cuda" else host, non_blocking=True)
+        self.block["row"].zero_()
+        self.first, self.row = step, 0
 
-    def _send(self, values: np.ndarray, to: Tensor) -> None:
-        host = torch.from_numpy(np.ascontiguousarray(values))
-        # From pinned memory the copy does not make the host wait.
-        to.copy_(host.pin_memory() if self.device.type == "cuda" else host, non_blocking=True)
-
-    def _scalars(self, config: TracConfig, step: int) -> tuple[float, float, float]:
-        """The update's number, its step size, and the root of Adam's second bias correction."""
-        if step <= config.bc_steps:
-            update, rate = step, config.learning_rate
-        else:
-            update = step - config.bc_steps
-            rate = config.learning_rate * config.lr_multiplier * min(1.0, update / max(1, config.warmup_steps))
-        return step, rate / (1 - BETAS[0] ** update), math.sqrt(1 - BETAS[1] ** update)
-
-    def _update(self, cloning: bool) -> None:
-        """One update, of what was sent. No operation waits for the device, or depends on a value that is there."""
-        loss, sums = self._differentiate(cloning)
+    def _update(self, step: int) -> None:
+        """One update of one run on a CPU."""
+        loss, sums = self._differentiate(step)
         with torch.no_grad():
             norm = torch.linalg.vector_norm(self.gradient, dim=1)
-            step, size, root = self.step_scalars
+            _, size, root = self.block["scalars"][self.row]
             # A run that fails once stays as it is: at the last weights that a finite gradient made.
             finite = torch.isfinite(loss + norm) & (self.state["finite_updates"] == step - 1)
             self.state["finite_updates"] += finite
@@ -243,45 +248,32 @@ class TracLearner:
             change = adam_step(self.gradient, self.state["mean"], self.state["square"], size, root, out=self.change)
             self.state["weights"] -= change.masked_fill_(~finite.unsqueeze(1), 0)
 
-    def _differentiate(self, cloning: bool) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss (M,) of the batch, and what it adds to `_SUMS`, (M,) each; its gradient goes to `gradient`."""
-        models, batch = self.batch_index.shape
-        starts = self.table["starts"][self.batch_index]
-        rows = starts.flatten()
-        actions = self.views["actions"].index_select(0, rows).view(models, batch * self.length, -1)
-        if self.fused is not None:
-            torch.index_select(self.views["observations"], 0, rows, out=self.fused.inputs.view(batch, -1))
-            output = self.fused.forward(_single(self.layers), self.mask_words).unsqueeze(0).requires_grad_()
-            wanted = [output]
-        else:
-            observations = self.views["observations"].index_select(0, rows).view(models, batch * self.length, -1)
-            count = batch * self.length
-            masks = dropout_masks(count, self.config.hidden, self.config.dropout, self.generators, self.device)
-            wanted = [tensor.detach().requires_grad_() for layer in self.layers for tensor in layer]
-            output = forward(list(zip(wanted[::2], wanted[1::2], strict=True)), observations, masks)
-        log_prob = self.policy.log_prob_of(output, actions).view(models, batch, self.length)
-        if cloning:
+    def _differentiate(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss (1,) of the batch, and what it adds to `_SUMS`, (1,) each; its gradient goes to `gradient`."""
+        batch = self.config.batch_size
+        starts = self.table["starts"][self.batch_index[0]]
+        actions = self.views["actions"].index_select(0, starts).view(1, batch * self.length, -1)
+        torch.index_select(self.views["observations"], 0, starts, out=self.fused.inputs.view(batch, -1))
+        words = np.random.SFC64(np.random.SeedSequence(self.config.seed, spawn_key=(MASKS, step)))
+        output = self.fused.forward(_single(self.layers), words).unsqueeze(0).requires_grad_()
+        log_prob = self.policy.log_prob_of(output, actions).view(1, batch, self.length)
+        if step <= self.config.bc_steps:
             loss = -log_prob.mean(-1).mean(-1)
             sums: dict[str, Tensor] = {}
         else:
             loss, sums = self._classify(log_prob, starts)
-        gradients = torch.autograd.grad(loss.sum(), wanted)
-        if self.fused is not None:
-            self.fused.backward(gradients[0][0], _single(self.gradient_layers))
-        else:
-            targets = [tensor for layer in self.gradient_layers for tensor in layer]
-            for to, gradient in zip(targets, gradients, strict=True):
-                to.copy_(gradient)
+        (gradient,) = torch.autograd.grad(loss.sum(), output)
+        self.fused.backward(gradient[0], _single(self.gradient_layers))
         return loss.detach(), sums
 
     def _classify(self, log_prob: Tensor, starts: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The second phase's loss (M,), from log π (M, B, L), and what it adds to `_SUMS`."""
+        """The second phase's loss (1,), from log π (1, B, L), and what it adds to `_SUMS`."""
         config, label = self.config, self.table["labels"][self.batch_index]
-        rows = (starts + self.reference_offset).flatten()
-        reference = self.views["reference"].index_select(0, rows).view_as(log_prob)
-        s = score.segment_score(log_prob - reference, alpha=self.alpha, gamma=self.gamma)
+        reference = self.views["reference"].index_select(0, starts).view_as(log_prob)
+        alpha, gamma = (self.runs[name].unsqueeze(1) for name in ("alpha", "gamma"))
+        s = score.segment_score(log_prob - reference, alpha=alpha, gamma=gamma)
         weight = self.table["weights"][self.batch_index]
-        loss, accuracy = score.trac_loss(s, weight, label, self.eta[:, 0], clamp=config.clamp, use=config.use)
+        loss, accuracy = score.trac_loss(s, weight, label, self.runs["eta"], clamp=config.clamp, use=config.use)
         desirable = label.sum(-1)
         if config.bc_coef:
             loss = loss - config.bc_coef * (label * log_prob.mean(-1)).sum(-1) / desirable.clamp(min=1)
@@ -290,21 +282,13 @@ class TracLearner:
         scores = {"scores": s.sum(-1), "scores_desirable": (s * label).sum(-1)}
         return loss, scores | {"accuracy": accuracy, "desirable": desirable, "one_sided": one_sided}
 
-    def _record(self, cloning: bool) -> Callable[[], None]:
-        graph = torch.cuda.CUDAGraph()
-        for generator in self.generators:
-            graph.register_generator_state(generator)  # so that each replay draws new masks
-        with torch.cuda.graph(graph):
-            self._update(cloning)
-        return graph.replay
-
 
 def learners(
     data: Trajectories,
     segments: Sequence[Segments],
     configs: Sequence[TracConfig],
     device: torch.device | str = "cpu",
-    capture: bool = False,
+    capture: bool = True,
 ) -> list[TracLearner]:
     """What trains runs of the same shapes: one learner for all of them; on a CPU one for each.
 
@@ -316,6 +300,26 @@ def learners(
     for one, config in zip(segments, configs, strict=True):
         made.append(TracLearner(data, [one], [config], fused=made[0].fused if made else None))
     return made
+
+
+def _scalars(config: TracConfig, steps: np.ndarray) -> np.ndarray:
+    """The updates' numbers, their step sizes, and the roots of Adam's second bias correction: (U,) -> (U, 3)."""
+    cloning = steps <= config.bc_steps
+    update = np.where(cloning, steps, steps - config.bc_steps)
+    warm = config.lr_multiplier * np.minimum(1.0, update / max(1, config.warmup_steps))
+    rate = config.learning_rate * np.where(cloning, 1.0, warm)
+    return np.stack([steps, rate / (1 - BETAS[0] ** update), np.sqrt(1 - BETAS[1] ** update)], axis=1)
+
+
+def _fused_stack() -> Any:
+    try:
+        from trac.core.fused_gpu import FusedStack
+    except ImportError as error:
+        raise ConfigError(
+            f"training on a GPU needs Triton ({error}). It comes with torch's CUDA build on Linux: install that, or "
+            f"use device='cpu'."
+        ) from error
+    return FusedStack
 
 
 def _segment_view(values: Tensor, length: int) -> Tensor:

@@ -1,0 +1,52 @@
+"""CUDA graphs: what launches many kernels, recorded once and then launched as one."""
+
+import warnings
+from collections.abc import Callable
+
+import torch
+
+WARM_UP = 3  # first calls, made one by one: libraries set themselves up in them, and kernels are compiled
+
+
+class Captured:
+    """A function without arguments that works on a device; on a CUDA device, after its first calls, as a graph.
+
+    The function must read from and write to the same tensors each time, and not wait for the device.
+
+    Args:
+        function: what is called.
+        device: where it works.
+        enabled: False calls the function each time.
+    """
+
+    def __init__(self, function: Callable[[], None], device: torch.device, enabled: bool = True):
+        self.function, self.device = function, device
+        self.enabled, self.calls = enabled and device.type == "cuda", 0
+        self.graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self) -> None:
+        if self.device.type != "cuda":
+            self.function()
+            return
+        with torch.cuda.device(self.device):  # the stream, and the kernels, of this device and not of the current one
+            if self.enabled and self.graph is None and self.calls >= WARM_UP:
+                self._record()
+            if self.graph is not None:
+                self.graph.replay()
+            else:
+                self.function()
+        self.calls += 1
+
+    def _record(self) -> None:
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph):
+                self.function()
+            self.graph = graph
+        except RuntimeError as error:
+            self.enabled = False
+            warnings.warn(
+                f"this update cannot be recorded as a CUDA graph ({error}): updates are launched one by one, to the "
+                f"same result but more slowly.",
+                stacklevel=2,
+            )
