@@ -7,9 +7,10 @@ from conftest import make_arrays, same
 import trac
 from trac.baselines import bc_all, bc_safe
 from trac.config import ConfigError, TracConfig
+from trac.core.learner import runs_that_fit
 from trac.data import trajectories
 from trac.envs import MissingSimulator
-from trac.train import TrainingError
+from trac.train import TrainingError, _parts
 
 QUICK = TracConfig(
     cost_limit=8,
@@ -118,8 +119,8 @@ def test_a_run_that_diverges_is_frozen_and_named_and_the_others_finish(tmp_path,
 
 
 def test_options_that_make_no_sense_are_refused(data):
-    with pytest.raises(ConfigError, match="capture=True records CUDA graphs, and the device is cpu"):
-        trac.train(data, QUICK, device="cpu", capture=True)
+    with pytest.raises(ConfigError, match="precision='half' must be 'tf32' or 'float32'"):
+        trac.train(data, QUICK, device="cpu", precision="half")
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="sees no CUDA device: use device='cpu'"):
             trac.train(data, QUICK, device="cuda")
@@ -143,3 +144,17 @@ def test_another_task_is_refused(data):
     for method in (trac.train, bc_all, bc_safe):
         with pytest.raises(ConfigError, match="the config is for BallRun and the data is of BallCircle"):
             method(data, QUICK.replace(task="BallRun"))
+
+
+def test_a_stack_is_split_where_it_does_not_fit(data, monkeypatch):
+    assert [len(part) for part in _parts(list(range(10)), 4)] == [3, 3, 4]
+    assert _parts([3, 1, 2], 3) == [[3, 1, 2]]
+    pytest.importorskip("triton")
+    device, config = torch.device("cuda", 0), QUICK.replace(batch_size=96, hidden=(256, 256))
+    # 9,600 rows of 8 + 256 + 256 + 2 entries and two gradients of 256, four bytes each; the rest is under a tenth.
+    one = 4 * 9600 * (8 + 256 + 256 + 2 + 2 * 256)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (50 * one, 60 * one))
+    assert 0.9 * 50 / 1.1 <= runs_that_fit(data, config, 100, device) <= 0.9 * 50
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (one, 60 * one))
+    with pytest.raises(ConfigError, match="96 segments of 100 steps needs .* GiB free: lower batch_size"):
+        runs_that_fit(data, config, 100, device)

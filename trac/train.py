@@ -4,14 +4,14 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, Literal, TypeVar, get_args, overload
 
 import torch
 
 from trac.config import ConfigError, Settings, TracConfig
 from trac.core import checkpoint
 from trac.core.fit import Learner, fit
-from trac.core.learner import learners
+from trac.core.learner import learners, runs_that_fit
 from trac.core.run import Run
 from trac.data.tasks import TASKS
 from trac.data.trajectories import Trajectories
@@ -19,6 +19,7 @@ from trac.envs import MissingSimulator, make
 from trac.partition import Segments, segments_of
 
 C = TypeVar("C", bound=Settings)
+Precision = Literal["tf32", "float32"]
 
 # Runs that agree in these, and in the segments' length, can be trained as one stack.
 _SHARED = (
@@ -53,7 +54,8 @@ def train(
     resume: bool = False,
     progress: bool = True,
     checkpoint_every: int = 500,
-    capture: bool = False,
+    capture: bool = True,
+    precision: Precision = "tf32",
 ) -> Run: ...
 
 
@@ -67,7 +69,8 @@ def train(
     resume: bool = False,
     progress: bool = True,
     checkpoint_every: int = 500,
-    capture: bool = False,
+    capture: bool = True,
+    precision: Precision = "tf32",
 ) -> list[Run]: ...
 
 
@@ -80,7 +83,8 @@ def train(
     resume: bool = False,
     progress: bool = True,
     checkpoint_every: int = 500,
-    capture: bool = False,
+    capture: bool = True,
+    precision: Precision = "tf32",
 ) -> Run | list[Run]:
     """Train TraC: partition, clone π_ref, then classify segments by their score.
 
@@ -97,7 +101,9 @@ def train(
             is refused.
         progress: show a progress bar.
         checkpoint_every: updates between checkpoints; there is one at the end, too.
-        capture: on a CUDA device, record each phase's update once as a graph, and replay it.
+        capture: on a GPU, record each phase's update as a graph and replay it; False: launch each kernel, to debug.
+        precision: of the matrix products on a GPU: "tf32" keeps 10 bits of the mantissa, "float32" all 23, and is
+            several times slower. A CPU has float32 alone.
 
     Returns:
         A Run, or a list of Runs in the order of the configs.
@@ -114,7 +120,8 @@ def train(
     segments = [segments_of(data, c) for c in configs]
     single = isinstance(config, TracConfig)
     options: dict[str, Any] = dict(out=out, resume=resume, progress=progress, checkpoint_every=checkpoint_every)
-    runs = train_on(data, configs, segments, device=device, capture=capture, single=single, **options)
+    options |= dict(device=device, capture=capture, precision=precision)
+    runs = train_on(data, configs, segments, single=single, **options)
     return runs[0] if single else runs
 
 
@@ -125,19 +132,18 @@ def train_on(
     *,
     algorithm: str = "trac",
     device: str | torch.device | None = None,
-    capture: bool = False,
+    capture: bool = True,
     **options: Any,
 ) -> list[Run]:
     """`train` on given segments, one set for each config; `options` as for `run_all`."""
     where = find_device(device)
-    if capture and where.type != "cuda":
-        raise ConfigError(f"capture=True records CUDA graphs, and the device is {where}: leave it out.")
     stacks: dict[tuple[Any, ...], list[int]] = {}
     for index, (c, s) in enumerate(zip(configs, segments, strict=True)):
         stacks.setdefault((s.length, *(getattr(c, name) for name in _SHARED)), []).append(index)
     groups = (
-        (indices, learners(data, [segments[i] for i in indices], [configs[i] for i in indices], where, capture))
+        (part, learners(data, [segments[i] for i in part], [configs[i] for i in part], where, capture))
         for indices in stacks.values()
+        for part in _parts(indices, runs_that_fit(data, configs[indices[0]], segments[indices[0]].length, where))
     )
     arrays = [array for s in segments for array in (s.starts, s.labels, s.weights)]
     identity = {
@@ -157,6 +163,7 @@ def run_all(
     resume: bool = False,
     progress: bool = True,
     checkpoint_every: int = 500,
+    precision: Precision = "tf32",
     simulator: Mapping[str, Any] | None = None,
 ) -> list[Run]:
     """Fit groups of learners one after the other, keep other processes out of the folder, and save what is finished.
@@ -171,6 +178,8 @@ def run_all(
     """
     if checkpoint_every < 1:
         raise ConfigError(f"checkpoint_every={checkpoint_every} must be at least 1.")
+    if precision not in get_args(Precision):
+        raise ConfigError(f"precision={precision!r} must be 'tf32' or 'float32'.")
     folder = None if out is None else Path(out)
     finished: dict[int, Run] = {}
     with checkpoint.locked(folder):
@@ -179,7 +188,7 @@ def run_all(
         for number, (indices, group) in enumerate(groups):
             # Without a state to save, which an online learner's simulator has not, there are no checkpoints.
             place = folder / "checkpoints" / f"{number:02d}" if folder and group[0].state else None
-            with _tensor_cores(group[0].device):
+            with _products(group[0].device, precision):
                 runs = fit(
                     group,
                     identity=identity,
@@ -236,14 +245,23 @@ def find_device(device: str | torch.device | None) -> torch.device:
         raise ConfigError(
             f"device={str(device)!r}, and torch {torch.__version__} sees no CUDA device: use device='cpu'."
         )
+    if found.type == "cuda" and found.index is None:
+        found = torch.device("cuda", torch.cuda.current_device())
     return found
 
 
+def _parts(indices: list[int], most: int) -> list[list[int]]:
+    """The indices in as few parts of about the same size as hold at most that many each."""
+    parts = -(-len(indices) // most)
+    return [indices[len(indices) * i // parts : len(indices) * (i + 1) // parts] for i in range(parts)]
+
+
 @contextmanager
-def _tensor_cores(device: torch.device) -> Iterator[None]:
-    """On a GPU, products with TF32's 10 bits of mantissa, several times as fast as with float32's 23."""
+def _products(device: torch.device, precision: Precision) -> Iterator[None]:
+    """Inside, a GPU's matrix products have that precision."""
     before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high" if device.type == "cuda" else before)
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     try:
         yield
     finally:

@@ -11,10 +11,11 @@ import pytest
 import torch
 from baseline_cases import CPU, LONG, METHODS, TRAIN, episode_cost, learner, one_state, small
 from conftest import same
+from definition import Guard
 from torch.distributions import Normal, kl_divergence
 
 import trac
-from trac.baselines import losses, networks
+from trac.baselines import cdt, losses, networks
 from trac.baselines.bcq_lag import BCQLagConfig, bcq_lag
 from trac.baselines.bear_lag import BEARLagConfig
 from trac.baselines.cdt import CDTConfig
@@ -303,3 +304,22 @@ def test_a_limit_is_met_and_used(name, changes):
     limit = losses.discounted_limit(25.0, 0.9, 100)
     assert actions[cmdp.solve(problem, limit).policy[0].argmax()] == pytest.approx(0.5)
     assert 15 < kept < 35 and free > 50
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_no_update_waits_for_a_gpu(name, data, monkeypatch):
+    # `masked_mean` has a way of its own on a GPU; it is tried on the meta device, whose tensors have no values.
+    monkeypatch.setattr(cdt, "masked_mean", lambda values, mask: values.mean())
+    one = learner(name, data)
+    one.advance(1)  # the optimizers make their state
+    with Guard() as guard:
+        one.advance(2)
+        one.advance(3)
+    assert len(guard.operations) > 100
+
+
+def test_a_masked_mean_is_that_of_the_chosen_entries():
+    values, mask = torch.randn(4, 5, 3, generator=torch.Generator().manual_seed(0)), torch.arange(20).view(4, 5) % 3 > 0
+    on_a_gpu = (values * mask.unsqueeze(-1)).mean() * (mask.numel() / mask.sum())
+    torch.testing.assert_close(cdt.masked_mean(values, mask), on_a_gpu)
+    assert cdt.masked_mean(values.to("meta"), mask.to("meta")).device.type == "meta"

@@ -7,16 +7,15 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from definition import plain_update
+from definition import Guard, plain_update
 from scipy import stats
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from trac.config import TracConfig
 from trac.core.learner import BLOCK, TracLearner
 from trac.partition import segments_of
 
 pytest.importorskip("triton")
-from trac.core import fused_gpu
+from trac.core import kernels
 
 pytestmark = pytest.mark.gpu  # there is more of it to run where there is one
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -160,22 +159,6 @@ def test_going_on_from_a_state_gives_the_same_bits(data, at):
     assert all(torch.equal(value, second.state[name]) for name, value in whole.state.items())
 
 
-class Guard(TorchDispatchMode):
-    """Fails on an operation that would make the host wait for a GPU, and counts uploads and all operations."""
-
-    WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "is_nonzero", "equal")
-
-    def __init__(self):
-        super().__init__()
-        self.operations = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        name = function.name().split("::")[1].split(".")[0]
-        assert name not in self.WAITS, f"{name} waits for the device"
-        self.operations.append(name)
-        return function(*args, **(kwargs or {}))
-
-
 class Launch:
     """Stands in for a kernel, and only notes its name."""
 
@@ -189,15 +172,15 @@ class Launch:
 def test_an_update_launches_products_sums_and_kernels_alone(data, monkeypatch):
     stack = learner(data, [CONFIG, OTHER])
     launched = []
-    for name, kernel in vars(fused_gpu).items():
+    for name, kernel in vars(kernels).items():
         if hasattr(kernel, "arg_names"):
-            monkeypatch.setattr(fused_gpu, name, Launch(name, launched))
+            monkeypatch.setattr(kernels, name, Launch(name, launched))
     with Guard() as guard:
         stack.stack.update(None)
         stack.stack.update(stack.reference)
     # Nothing is allocated, and nothing comes from the host.
     assert Counter(guard.operations) == {"bmm": 16, "transpose": 12, "sum": 6, "add_": 2}
-    assert Counter(launched) == dict(_gather=2, _activate=4, _differentiate=2, _mask=4, _record=2, _adam=2)
+    assert Counter(launched) == dict(gather=2, activate=4, differentiate=2, mask=4, record=2, adam=2)
 
 
 def test_what_the_host_sends_lasts_for_many_updates(data):
@@ -220,7 +203,7 @@ def test_what_the_host_sends_lasts_for_many_updates(data):
 COMPILE = """
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
-from trac.core import fused_gpu
+from trac.core import kernels
 
 INTEGERS = "stacked obs_dim width models rows layer threshold stride batch length act_dim transitions parameters"
 FLOATS = "scale bc_coef clamp use_desirable use_undesirable low high beta1 beta2 epsilon"
@@ -228,8 +211,8 @@ TYPES = dict.fromkeys(INTEGERS.split(), "i32") | dict.fromkeys(FLOATS.split(), "
 TYPES |= dict.fromkeys(("row", "index", "starts", "seeds"), "*i64")
 SIZES = dict(TILE=2048, ROWS=32, COLUMNS=64, BATCH=128, STEPS=256, ACTIONS=2)
 FLAGS = ("DROPOUT", "CLONING", "CLAMP", "GAUSSIAN")
-for name in ("_gather", "_activate", "_mask", "_differentiate", "_record", "_adam"):
-    kernel = getattr(fused_gpu, name)
+for name in ("gather", "activate", "mask", "differentiate", "record", "adam"):
+    kernel = getattr(kernels, name)
     for flag in (False, True):
         constants = {c: SIZES.get(c, flag) for c in kernel.arg_names if c.isupper()}
         types = {a: "constexpr" if a in constants else TYPES.get(a, "*fp32") for a in kernel.arg_names}

@@ -101,5 +101,5 @@ class BCQLag(LagrangianLearner):
 
 
 def bcq_lag(data: Trajectories, config: BCQLagConfig | Sequence[BCQLagConfig], **options: Any) -> Any:
-    """Train BCQ-Lag: takes what `trac.train` takes, `capture` excepted, with its config."""
+    """Train BCQ-Lag: takes what `trac.train` takes, with its config."""
     return train_offline(BCQLag, data, config, **options)

@@ -106,5 +106,5 @@ class BEARLag(LagrangianLearner):
 
 
 def bear_lag(data: Trajectories, config: BEARLagConfig | Sequence[BEARLagConfig], **options: Any) -> Any:
-    """Train BEAR-Lag: takes what `trac.train` takes, `capture` excepted, with its config."""
+    """Train BEAR-Lag: takes what `trac.train` takes, with its config."""
     return train_offline(BEARLag, data, config, **options)

@@ -151,12 +151,21 @@ def made_up(
     return np.array(chosen, dtype=np.int64), asked_returns, asked_costs
 
 
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean of the entries where the mask is set: (N, K, A), (N, K) -> ()."""
+    if values.device.type == "cpu":
+        return values[mask].mean()
+    # Choosing entries would make the host wait for their number.
+    return (values * mask.unsqueeze(-1)).mean() * (mask.numel() / mask.sum())
+
+
 class CDT(OfflineLearner):
     """One run of CDT."""
 
     algorithm = "cdt"
     Config = CDTConfig
     reads_next = False
+    repeats = False  # the host sets each update's learning rate
     policy: DecisionTransformer
 
     def build(self, data: Trajectories) -> None:
@@ -225,7 +234,8 @@ class CDT(OfflineLearner):
         config, mask = self.config, batch["mask"]
         names = ("observations", "actions", "returns", "cost_to_go", "times")
         predicted, logits = self.policy(*(batch[name] for name in names))
-        log_prob, entropy = predicted.log_prob(batch["actions"])[mask].mean(), predicted.entropy()[mask].mean()
+        log_prob = masked_mean(predicted.log_prob(batch["actions"]), mask)
+        entropy = masked_mean(predicted.entropy(), mask)
         costly = (batch["costs"] > 0).long()
         cost_loss = (F.cross_entropy(logits.flatten(0, 1), costly.flatten(), reduction="none") * mask.flatten()).mean()
         temperature = self.log_temperature.exp()
@@ -241,5 +251,5 @@ class CDT(OfflineLearner):
 
 
 def cdt(data: Trajectories, config: CDTConfig | Sequence[CDTConfig], **options: Any) -> Any:
-    """Train CDT: takes what `trac.train` takes, `capture` excepted, with its own config."""
+    """Train CDT: takes what `trac.train` takes, with its own config."""
     return train_offline(CDT, data, config, **options)

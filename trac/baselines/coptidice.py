@@ -161,5 +161,5 @@ class COptiDICE(OfflineLearner):
 
 
 def coptidice(data: Trajectories, config: COptiDICEConfig | Sequence[COptiDICEConfig], **options: Any) -> Any:
-    """Train COptiDICE: takes what `trac.train` takes, `capture` excepted, with its config."""
+    """Train COptiDICE: takes what `trac.train` takes, with its config."""
     return train_offline(COptiDICE, data, config, **options)

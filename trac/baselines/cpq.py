@@ -126,5 +126,5 @@ class CPQ(OfflineLearner):
 
 
 def cpq(data: Trajectories, config: CPQConfig | Sequence[CPQConfig], **options: Any) -> Any:
-    """Train CPQ: takes what `trac.train` takes, `capture` excepted, with its own config."""
+    """Train CPQ: takes what `trac.train` takes, with its own config."""
     return train_offline(CPQ, data, config, **options)

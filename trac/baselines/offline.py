@@ -21,6 +21,7 @@ from trac.baselines.losses import discounted_limit
 from trac.baselines.networks import BaselinePolicy
 from trac.config import Count, CountOrZero, NonNegative, Positive, PositiveShare, Settings, Widths
 from trac.core import checkpoint
+from trac.core.capture import Captured
 from trac.core.run import Run
 from trac.data.tasks import TASKS, get_task
 from trac.data.trajectories import Trajectories
@@ -99,7 +100,7 @@ def seeded(device: torch.device, seed: int, *key: int) -> Iterator[None]:
     """Inside, the device's default generator starts from this key; after it, it goes on as if nothing had been."""
     generator = torch.default_generator
     if device.type == "cuda":
-        generator = torch.cuda.default_generators[device.index or 0]
+        generator = torch.cuda.default_generators[device.index]
     state = generator.get_state()
     words = np.random.SeedSequence(seed, spawn_key=key).generate_state(1, np.uint64)
     generator.manual_seed(int(words[0]))
@@ -124,10 +125,11 @@ class OfflineLearner(nn.Module):
     algorithm: ClassVar[str]
     Config: ClassVar[type[OfflineConfig]]
     reads_next: ClassVar[bool] = True  # whether updates read next_observations
+    repeats: ClassVar[bool] = True  # whether every update launches the same work on a GPU, and can be one graph
     policy: BaselinePolicy
     optimizers: dict[str, torch.optim.Optimizer]
 
-    def __init__(self, config: Any, data: Trajectories, device: torch.device):
+    def __init__(self, config: Any, data: Trajectories, device: torch.device, capture: bool = True):
         super().__init__()
         self.config, self.configs, self.device = config, [config], device
         self.steps, self.failed = range(1, config.steps + 1), [0]
@@ -136,7 +138,10 @@ class OfflineLearner(nn.Module):
         self.data = transitions(data, device, config.reward_scale, self.reads_next)
         with seeded(torch.device("cpu"), config.seed, INITIAL):
             self.build(data)
+        for group in (group for optimizer in self.optimizers.values() for group in optimizer.param_groups):
+            group["capturable"] = device.type == "cuda"
         self.sums: dict[str, Tensor] = {}  # of the metrics since they were last read, and the number of updates
+        self.captured = Captured(self._advance, device, capture and self.repeats)
 
     def build(self, data: Trajectories) -> None:
         """Make networks on the CPU, move them to the device, and make the optimizers."""
@@ -159,17 +164,25 @@ class OfflineLearner(nn.Module):
         """Make update `step`, counted from 1."""
         self.step = step
         with seeded(self.device, self.config.seed, UPDATE, step):
-            metrics = self.update(self.batch()) | {"updates": torch.ones((), device=self.device)}
+            self.captured()
+
+    def _advance(self) -> None:
+        metrics = self.update(self.batch()) | {"updates": torch.ones((), device=self.device)}
         for name, value in metrics.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value.detach()
+            if name not in self.sums:
+                self.sums[name] = torch.zeros_like(value)
+            self.sums[name] += value.detach()
 
     def read(self, step: int) -> list[dict[str, Any]]:
         """Means of the metrics since they were last read; a run has failed when one is not finite."""
         if step % self.config.log_every and step != self.config.steps:
             return []
-        updates = self.sums.pop("updates")
-        means = dict(zip(self.sums, (torch.stack(list(self.sums.values())) / updates).tolist(), strict=True))
-        self.sums = {}
+        means = dict(
+            zip(self.sums, (torch.stack(list(self.sums.values())) / self.sums["updates"]).tolist(), strict=True)
+        )
+        del means["updates"]
+        for value in self.sums.values():
+            value.zero_()
         self.failed = [0 if all(map(math.isfinite, means.values())) else step]
         return [means]
 
@@ -196,6 +209,7 @@ class OfflineLearner(nn.Module):
         for name, value in state.items():
             part, rest = name.split(".", 1)
             parts[part][rest] = value
+        self.captured.graph = None  # it works on the tensors that were there before
         self.load_state_dict(parts["module"])
         self.sums = {name: value.to(self.device) for name, value in parts["sum"].items()}
         for key, optimizer in self.optimizers.items():
@@ -212,11 +226,12 @@ def train_offline(
     data: Trajectories,
     config: Any,
     device: str | torch.device | None = None,
+    capture: bool = True,
     **options: Any,
 ) -> Run | list[Run]:
     """Train a baseline, one run after the other where a list of configs is given; otherwise as `trac.train`."""
     configs, where = config_list(data, config, method.Config), find_device(device)
-    groups = (([i], [method(c, data, where)]) for i, c in enumerate(configs))
+    groups = (([i], [method(c, data, where, capture)]) for i, c in enumerate(configs))
     single = isinstance(config, Settings)
     names = ["observations", "actions", "rewards", "costs", "terminals", "timeouts"]
     names += ["next_observations"] if method.reads_next else []

@@ -6,6 +6,7 @@ is the one that can be read here.
 """
 
 import math
+import sys
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -119,7 +120,7 @@ class TracLearner:
         if stacked:
             keys = [np.random.SeedSequence(c.seed, spawn_key=(MASKS,)).generate_state(1, np.uint64) for c in configs]
             self.runs["seed"] = torch.as_tensor(np.concatenate(keys).view(np.int64), device=self.device)
-            self.stack = _fused_stack()(
+            self.stack = _fused_gpu().FusedStack(
                 *(self.config, sizes, self.length, self.data, self.table, self.block, self.runs, self.state),
                 *(self.gradient, self.layers, self.gradient_layers),
             )
@@ -302,6 +303,26 @@ def learners(
     return made
 
 
+def runs_that_fit(data: Trajectories, config: TracConfig, length: int, device: torch.device) -> int:
+    """How many runs like this one a device's free memory holds as one stack; on a CPU they need not fit at once.
+
+    Raises:
+        ConfigError: not even one.
+    """
+    if device.type == "cpu":
+        return sys.maxsize
+    (transitions, obs_dim), act_dim = data.observations.shape, data.actions.shape[1]
+    sizes = layer_sizes(obs_dim, act_dim, config.hidden, config.policy)
+    one = _fused_gpu().bytes_needed(config, sizes, length, transitions)
+    free = 0.9 * torch.cuda.mem_get_info(device)[0] - 4 * transitions * (obs_dim + act_dim)
+    if free < one:
+        raise ConfigError(
+            f"a run with batches of {config.batch_size} segments of {length} steps needs {one / 2**30:.1f} GiB beside "
+            f"the data, and {device} has {free / 2**30:.1f} GiB free: lower batch_size, or use device='cpu'."
+        )
+    return int(free / one)
+
+
 def _scalars(config: TracConfig, steps: np.ndarray) -> np.ndarray:
     """The updates' numbers, their step sizes, and the roots of Adam's second bias correction: (U,) -> (U, 3)."""
     cloning = steps <= config.bc_steps
@@ -311,15 +332,15 @@ def _scalars(config: TracConfig, steps: np.ndarray) -> np.ndarray:
     return np.stack([steps, rate / (1 - BETAS[0] ** update), np.sqrt(1 - BETAS[1] ** update)], axis=1)
 
 
-def _fused_stack() -> Any:
+def _fused_gpu() -> Any:
     try:
-        from trac.core.fused_gpu import FusedStack
+        from trac.core import fused_gpu
     except ImportError as error:
         raise ConfigError(
             f"training on a GPU needs Triton ({error}). It comes with torch's CUDA build on Linux: install that, or "
             f"use device='cpu'."
         ) from error
-    return FusedStack
+    return fused_gpu
 
 
 def _segment_view(values: Tensor, length: int) -> Tensor:

@@ -1,8 +1,9 @@
-"""An update of TraC as its definition says it: autograd over the functions of trac/score.py."""
+"""What an update of TraC must compute, by autograd over the functions of trac/score.py, and what it must not do."""
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from trac import score
 from trac.core.learner import _SUMS
@@ -42,3 +43,20 @@ def plain_update(stack, m, config, segments, step, masks=None):
     gradient = torch.cat([part.flatten() for part in torch.autograd.grad(loss, list(policy.parameters()))])
     sums |= {"loss": loss, "gradient_norm": gradient.norm()}
     return gradient, torch.stack([sums[name].detach().float().to(device) for name in _SUMS])
+
+
+class Guard(TorchDispatchMode):
+    """Fails on an operation that would make the host wait for a GPU, and notes the names of the others."""
+
+    WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "is_nonzero", "equal")
+
+    def __init__(self):
+        super().__init__()
+        self.operations = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.name().split("::")[1].split(".")[0]
+        assert name not in self.WAITS, f"{name} waits for the device"
+        assert name != "index" or all(x is None or x.dtype != torch.bool for x in args[1]), "a mask's size is asked for"
+        self.operations.append(name)
+        return function(*args, **(kwargs or {}))
