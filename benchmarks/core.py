@@ -23,11 +23,11 @@ import tyro
 from torch import nn
 
 import trac
-from trac.core import fused_cpu, learner
-from trac.core.learner import TracLearner
+from trac.core import fused_cpu
+from trac.core.learner import learners
 from trac.core.run import processor
 from trac.data.files import write_file
-from trac.partition import partition
+from trac.partition import partition, segments_of
 
 PAPER = dict(batch_size=96, hidden=(256, 256), dropout=0.25, learning_rate=1e-4)
 SHAPES = {
@@ -35,27 +35,20 @@ SHAPES = {
     "96 x 25, 256-256": trac.TracConfig(task="BallRun", segment_ratio=0.25, **PAPER),
     "16 x 200, 128-128": trac.TracConfig(task="BallCircle"),
 }
-FOREVER = 10**9
+FOREVER, CPU = 10**9, torch.device("cpu")
 BLOCK = 0.15  # seconds that a variant runs before the next one's turn
 
 
-def learners(data, configs, device: torch.device, *, by_hand: bool, capture: bool = False) -> list[TracLearner]:
-    segments = [partition(data, cost_limit=c.cost_limit, top=c.top, segment_ratio=c.segment_ratio) for c in configs]
-    if by_hand:
-        return learner.learners(data, segments, configs)
-    return [TracLearner(data, segments, configs, device=device, autograd=True, capture=capture)]
-
-
-def updates(data, config, device, *, models: int = 1, chunk: int = fused_cpu.CHUNK, **options) -> Callable[[], None]:
-    """Our update, one after the other."""
+def updates(data, config, *, models: int = 1, chunk: int = fused_cpu.CHUNK) -> Callable[[], None]:
+    """Our update, of several runs one after the other."""
     configs = [config.replace(seed=seed, steps=FOREVER) for seed in range(models)]
     before, fused_cpu.CHUNK = fused_cpu.CHUNK, chunk
-    stack, steps = learners(data, configs, device, **options), itertools.count(1)
+    made, steps = learners(data, [segments_of(data, c) for c in configs], configs), itertools.count(1)
     fused_cpu.CHUNK = before
 
     def update():
         step = next(steps)
-        for one in stack:
+        for one in made:
             one.advance(step)
 
     return update
@@ -169,28 +162,22 @@ def seconds(
     return {name: float(np.median(values)) for name, values in times.items()}
 
 
-def measure(label: str, config, cloning: bool, rounds: int, device: torch.device) -> list[dict]:
+def measure(label: str, config, cloning: bool, rounds: int) -> list[dict]:
     """Rows of the table for one shape and one phase."""
     data = trac.load(config.task)
     config = config.replace(bc_steps=FOREVER if cloning else 0, warmup_steps=0, steps=FOREVER)
     length = int(data.lengths.max() * config.segment_ratio)
     rows = config.batch_size * length
     sizes = [data.observations.shape[1], *config.hidden, data.actions.shape[1]]
-    cpu = device.type == "cpu"
     variants = {
-        "ours": updates(data, config, device, by_hand=cpu),
-        "ours by autograd": updates(data, config, device, by_hand=False),
-        "ours, one chunk": updates(data, config, device, by_hand=cpu, chunk=2**40),
-        "textbook": textbook(data, config, device, cloning),
-        "textbook, no dropout": textbook(data, config.replace(dropout=0.0), device, cloning),
-        "products": products(rows, sizes, device),
-        "ours, stack of 8": updates(data, config, device, models=8, by_hand=cpu),
+        "ours": updates(data, config),
+        "ours, one chunk": updates(data, config, chunk=2**40),
+        "textbook": textbook(data, config, CPU, cloning),
+        "textbook, no dropout": textbook(data, config.replace(dropout=0.0), CPU, cloning),
+        "products": products(rows, sizes, CPU),
+        "ours, 8 runs": updates(data, config, models=8),
     }
-    if not cpu:
-        del variants["ours by autograd"], variants["ours, one chunk"]
-        variants["ours, captured"] = updates(data, config, device, by_hand=False, capture=True)
-        variants["ours, captured stack of 8"] = updates(data, config, device, models=8, by_hand=False, capture=True)
-    times = seconds(variants, rounds, device)
+    times = seconds(variants, rounds, CPU)
     table = []
     for name, value in times.items():
         models = 8 if "8" in name else 1
@@ -208,30 +195,24 @@ def measure(label: str, config, cloning: bool, rounds: int, device: torch.device
     return table
 
 
-def main(
-    rounds: int = 12, threads: int | None = None, device: str | None = None, out: Path = Path("_build/bench.json")
-):
+def main(rounds: int = 12, threads: int | None = None, out: Path = Path("_build/bench.json")):
     """Measure all shapes and phases.
 
     Args:
         rounds: turns of each variant.
         threads: of torch; its own choice without it.
-        device: cpu or cuda; a GPU where there is one.
         out: the table, with the machine's description.
     """
     if threads:
         torch.set_num_threads(threads)
-    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if where.type == "cuda":
-        torch.set_float32_matmul_precision("high")
     table = []
     for label, config in SHAPES.items():
         for cloning in (True, False):
-            table += measure(label, config, cloning, rounds, where)
+            table += measure(label, config, cloning, rounds)
             rows = [row for row in table if (row["shape"], row["phase"]) == (label, table[-1]["phase"])]
             print(pd.DataFrame(rows).round(2).to_string(index=False), flush=True)
     machine = {
-        "device": torch.cuda.get_device_name() if where.type == "cuda" else processor(),
+        "device": processor(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "python": platform.python_version(),

@@ -20,13 +20,14 @@ import numpy as np
 import pandas as pd
 import torch
 import tyro
-from core import FOREVER, PAPER, learners, seconds, updates
+from core import CPU, FOREVER, PAPER, seconds, updates
 
 import trac
+from trac.core.learner import TracLearner
 from trac.core.run import processor
 from trac.data.files import write_file
 from trac.data.trajectories import from_arrays, read
-from trac.partition import partition
+from trac.partition import partition, segments_of
 
 EPISODES, STEPS, OBS_DIM, ACT_DIM = 2_000, 1_000, 60, 2
 TASK = "PointGoal1"
@@ -61,7 +62,7 @@ def big(path: Path) -> dict[str, float]:
     data = read(path, TASK)
     row |= {"read_s": time.perf_counter() - started, "read_mb": peak()}
     config = trac.TracConfig(task=TASK, cost_limit=20, segment_ratio=0.75, bc_steps=0, steps=FOREVER, **PAPER)
-    (learner,) = learners(data, [config], torch.device("cpu"), by_hand=True)
+    learner = TracLearner(data, [segments_of(data, config)], [config])
     row |= {"windows": len(learner.table["starts"]), "partitioned_s": time.perf_counter() - started}
     learner.advance(1)
     row |= {"first_step_s": time.perf_counter() - started, "first_step_mb": peak()}
@@ -93,9 +94,9 @@ def curve(rounds: int = 12) -> list[dict[str, float]]:
     for segments in (10**3, 10**4, 10**5, 10**6):
         data = many(segments)
         partitions[segments] = partial(partition, data, cost_limit=20, segment_ratio=0.25)
-        updaters[segments] = updates(data, config, torch.device("cpu"), by_hand=True)
-    slow = seconds(partitions, 3, torch.device("cpu"))
-    fast = seconds(updaters, rounds, torch.device("cpu"))
+        updaters[segments] = updates(data, config)
+    slow = seconds(partitions, 3, CPU)
+    fast = seconds(updaters, rounds, CPU)
     return [{"windows": number, "partition_s": slow[number], "steps_per_second": 1 / fast[number]} for number in fast]
 
 
