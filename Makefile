@@ -11,7 +11,7 @@ export JUPYTER_PREFER_ENV_PATH := 1
 unexport JUPYTER_PATH
 
 .PHONY: book notebooks html test test-all test-slow test-notebooks test-osrl test-browser test-colab check-py312 safety test-safety lint links
-.PHONY: bench bench-osrl bench-scale datasets studies suites set-repository clean .venv
+.PHONY: bench bench-gpu bench-osrl bench-scale datasets studies suites set-repository clean .venv
 
 book: # execute the stale notebooks (FORCE=1: all) and build the book
 	@$(MAKE) --no-print-directory notebooks
@@ -74,6 +74,10 @@ lint: $(STAMP) # ruff, mypy, and the layers of the module
 
 bench: $(STAMP) # speed of the training core: _build/bench.json
 	$(BIN)/python benchmarks/core.py
+
+# Without $(STAMP): it takes the torch that it finds, so that a borrowed machine with a card needs no installation.
+bench-gpu: # what must hold on a CUDA device, and how fast it is there, in some 5 minutes: book/results/gpu.json
+	PYTHONPATH=. $(or $(wildcard $(BIN)/python),python3) benchmarks/gpu.py
 
 bench-osrl: $(OSRL)/.stamp # updates per second of the baselines beside osrl-lib's: _build/osrl_speed.csv
 	PYTHONPATH=$(OSRL):book $(BIN)/python benchmarks/against_osrl.py
