@@ -62,7 +62,7 @@ def big(path: Path) -> dict[str, float]:
     row |= {"read_s": time.perf_counter() - started, "read_mb": peak()}
     config = trac.TracConfig(task=TASK, cost_limit=20, segment_ratio=0.75, bc_steps=0, steps=FOREVER, **PAPER)
     (learner,) = learners(data, [config], torch.device("cpu"), by_hand=True)
-    row |= {"windows": len(learner.table["starts"]), "partitioned_s": time.perf_counter() - started}
+    row |= {"segments": len(learner.table["starts"]), "partitioned_s": time.perf_counter() - started}
     learner.advance(1)
     row |= {"first_step_s": time.perf_counter() - started, "first_step_mb": peak()}
     for step in range(2, 101):
@@ -96,7 +96,7 @@ def curve(rounds: int = 12) -> list[dict[str, float]]:
         updaters[segments] = updates(data, config, torch.device("cpu"), by_hand=True)
     slow = seconds(partitions, 3, torch.device("cpu"))
     fast = seconds(updaters, rounds, torch.device("cpu"))
-    return [{"windows": number, "partition_s": slow[number], "steps_per_second": 1 / fast[number]} for number in fast]
+    return [{"segments": number, "partition_s": slow[number], "steps_per_second": 1 / fast[number]} for number in fast]
 
 
 def main(out: Path = Path("_build/scale.json"), child: Path | None = None) -> None:
