@@ -18,7 +18,8 @@ def bootstrap_interval(
     """Percentile bootstrap interval of the mean over the episodes of one policy.
 
     It is about this policy, not about a method that is trained again. It needs some twenty values or more: of five
-    normal ones it misses the mean in some 16 % of the cases, of three in 24 %. Over seeds: `t_interval`.
+    normal ones it misses the mean in some 16 % of the cases, of three in 24 %. Over seeds: `t_interval`. (The tasks of
+    a table are such values, too.)
 
     Args:
         values: (E,) one for each episode.
