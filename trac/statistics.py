@@ -17,9 +17,9 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of the mean over the episodes of one policy.
 
-    It is about this policy, not about a method that is trained again. It needs some twenty values or more: of five
-    normal ones it misses the mean in some 16 % of the cases, of three in 24 %. Over seeds: `t_interval`. (The tasks of
-    a table are such values, too.)
+    It is about this policy, not about a method that is trained again: for that, over seeds, there is `t_interval`. It
+    needs some twenty values or more, which may be the tasks of a table as well. Of five normal values it misses the
+    mean in some 16 % of the cases, of three in 24 %.
 
     Args:
         values: (E,) one for each episode.
