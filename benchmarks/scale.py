@@ -63,7 +63,7 @@ def big(path: Path) -> dict[str, float]:
     row |= {"read_s": time.perf_counter() - started, "read_mb": peak()}
     config = trac.TracConfig(task=TASK, cost_limit=20, segment_ratio=0.75, bc_steps=0, steps=FOREVER, **PAPER)
     learner = TracLearner(data, [segments_of(data, config)], [config])
-    row |= {"windows": len(learner.table["starts"]), "partitioned_s": time.perf_counter() - started}
+    row |= {"segments": len(learner.table["starts"]), "partitioned_s": time.perf_counter() - started}
     learner.advance(1)
     row |= {"first_step_s": time.perf_counter() - started, "first_step_mb": peak()}
     for step in range(2, 101):
@@ -97,7 +97,7 @@ def curve(rounds: int = 12) -> list[dict[str, float]]:
         updaters[segments] = updates(data, config)
     slow = seconds(partitions, 3, CPU)
     fast = seconds(updaters, rounds, CPU)
-    return [{"windows": number, "partition_s": slow[number], "steps_per_second": 1 / fast[number]} for number in fast]
+    return [{"segments": number, "partition_s": slow[number], "steps_per_second": 1 / fast[number]} for number in fast]
 
 
 def main(out: Path = Path("_build/scale.json"), child: Path | None = None) -> None:

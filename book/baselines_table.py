@@ -3,7 +3,8 @@
     python book/baselines_table.py                           # baselines_runs.csv, _table.csv and _paper.csv
     python book/baselines_table.py --only-tables             # the tables again from the runs
 
-One row of baselines_runs.csv is one policy: the means of its 20 episodes. Runs whose rows are there are not run again;
+One row of baselines_runs.csv is one policy: the means of its 20 episodes. In baselines_table.csv _low and _high are
+Student's t interval over seeds. Runs whose rows are there are not run again;
 those of BC-All, BC-Safe and TraC are taken from quick_episodes.csv. At the limit 20 and the seeds 1 and 2 each method
 has its best policy as well, by an evaluation every 1,000 updates in other episodes: baselines_best.csv.
 
@@ -36,7 +37,7 @@ from trac.baselines.cpq import CPQ
 from trac.baselines.offline import OfflineLearner, train_offline
 from trac.experiments.reproduce import paper_results
 from trac.policy import layer_sizes
-from trac.statistics import summarize
+from trac.statistics import safe, summarize
 
 STEPS = 4_000
 # By the paper's names, the fastest first: the method, and changes from its quick settings.
@@ -109,14 +110,14 @@ def cloned(tasks, limits, seeds) -> pd.DataFrame:
 def beside_paper(runs: pd.DataFrame) -> pd.DataFrame:
     """Means over limits and seeds beside the paper's, and the rank of each method on its task in both.
 
-    The safe methods (normalised cost below 1) come first, by reward; then the others, by cost.
+    The safe methods (normalised cost of at most 1) come first, by reward; then the others, by cost.
     """
     ours = runs.groupby(["task", "method"], sort=False)[["normalized_reward", "normalized_cost"]].mean()
     ours.columns = ["reward", "cost"]
     paper = paper_results().set_index(["task", "method"])[["reward_mean", "cost_mean"]]
     table = ours.join(paper.set_axis(["paper_reward", "paper_cost"], axis=1)).reset_index()
     for of in ("", "paper_"):
-        order = table[f"{of}reward"].where(table[f"{of}cost"] < 1, -table[f"{of}cost"] - 1)
+        order = table[f"{of}reward"].where(safe(table[f"{of}cost"]), -table[f"{of}cost"] - 1)
         table[f"{of}rank"] = order.groupby(table.task).rank(ascending=False).astype(int)
     return table
 

@@ -6,8 +6,8 @@ One row of online_curves.csv is one look at a run: the scores of its mean action
 cost of all steps of training so far. One row of online_runs.csv is one run at its end, its last and its best policy,
 in 20 episodes that no look used. Runs whose rows are there are not run again.
 
-The learners' settings were tried on seed 100, which appears in no table. The cloned start is BC-Safe's, with the quick
-settings; a safe start needs a penalty on cost from the beginning, so its multiplier starts at 10 (see `PENALISED`).
+The learners' settings were tried on seed 100, which appears in neither table. The cloned start is BC-Safe's, with the
+quick settings; a safe start needs a penalty on cost from the beginning, so its multiplier starts at 10 (`PENALISED`).
 """
 
 import time

@@ -3,7 +3,8 @@
     python book/quick_table.py                               # book/results/quick_episodes.csv, quick_table.csv
     python book/quick_table.py --only-tables                 # the table again from the episodes
 
-One row of quick_episodes.csv is one evaluation episode. Runs whose episodes are there are not run again.
+One row of quick_episodes.csv is one evaluation episode. The intervals of quick_table.csv are Student's t over seeds,
+of the means of each seed's episodes: columns _low and _high. Runs whose episodes are there are not run again.
 """
 
 from itertools import product
@@ -15,7 +16,7 @@ from tables import RESULTS, read, run_missing, write
 
 import trac
 from trac.baselines import bc_all, bc_safe
-from trac.statistics import interval
+from trac.statistics import t_interval
 
 COMMAND = "python book/quick_table.py"
 METHODS = {"BC-All": bc_all, "BC-Safe": bc_safe, "TraC": trac.train}
@@ -46,14 +47,14 @@ def one_run(task: str, method: str, limits: tuple[float, ...], seed: int, change
 
 
 def table(episodes: pd.DataFrame) -> pd.DataFrame:
-    """Mean and 95 % interval over seeds and episodes, one row for each task, limit and method."""
+    """Mean and 95 % Student's t interval over seeds, one row for each task, limit and method."""
     rows = []
     for keys, group in episodes.groupby(["task", "cost_limit", "method"], sort=False):
         row = dict(zip(["task", "cost_limit", "method"], keys, strict=True))
         for column in ("normalized_reward", "normalized_cost", "return", "cost"):
-            values = group.pivot_table(index="seed", columns=group.groupby("seed").cumcount(), values=column)
-            row[column] = values.to_numpy().mean()
-            row[f"{column}_low"], row[f"{column}_high"] = interval(values)
+            means = group.groupby("seed")[column].mean()
+            row[column] = means.mean()
+            row[f"{column}_low"], row[f"{column}_high"] = t_interval(means)
         rows.append(row | {"seeds": group.seed.nunique(), "episodes": len(group)})
     return pd.DataFrame(rows)
 

@@ -123,7 +123,7 @@ def main(study: tyro.conf.Positional[str], workers: int = 2, dry_run: bool = Fal
         study: its name; "all" for every one.
         workers: points at a time, each on one thread.
         dry_run: only print the commands.
-        only_tables: only write the tables, of the points that are finished.
+        only_tables: only write the tables, of the points that are finished; refused where none of a study is.
     """
     if study not in (*STUDIES, "all"):
         raise SystemExit(f"error: there is no study {study!r}; there are {', '.join(STUDIES)}, and all.")
@@ -137,6 +137,11 @@ def main(study: tyro.conf.Positional[str], workers: int = 2, dry_run: bool = Fal
             print(f"failed: {POINTS / 'points' / point}: {error}")
         command = f"python book/studies.py {name}"
         scores, curves = rows(points)
+        if scores.empty:
+            raise SystemExit(
+                f"error: no point of {name} is finished in {POINTS}: study_{name}.csv stays as it is. Run the points "
+                f"first, without --only-tables."
+            )
         write(scores, RESULTS / f"study_{name}.csv", command)
         if name in ("segment_length", "failures"):
             write(curves, RESULTS / f"study_{name}_curves.csv", command)

@@ -7,7 +7,7 @@ import pytest
 
 import trac
 from trac.envs import bullet
-from trac.evaluate import Evaluation
+from trac.evaluate import Evaluation, rank
 
 TASK = dict(task="BallRun", cost_limit=20)
 
@@ -92,6 +92,21 @@ def test_a_summary_by_hand():
     summary = Evaluation("BallRun", 20, frame).summary()
     assert summary["return"] == 3 and summary["normalized_cost"] == 0.75 and summary["length"] == 100
     assert summary["cost_interval"] == (0.0, 30.0)
+
+
+@pytest.mark.parametrize(
+    ("limit", "costs", "verdict"),
+    [(0, [0, 0], ", safe)"), (10, [16, 13, 14, 7, 0], ", safe)"), (20, [10, 31], ", unsafe)")],
+)
+def test_safe_is_at_most_the_limit(limit, costs, verdict):
+    frame = pd.DataFrame({"return": 3.0, "cost": costs, "length": 100, "normalized_reward": 0.3})
+    frame["normalized_cost"] = trac.TASKS["BallRun"].normalized_cost(frame["cost"], limit)
+    result = Evaluation("BallRun", limit, frame)
+    assert repr(result).endswith(verdict)
+    means = result.summary()
+    # Of safe policies the higher reward is the better one; an unsafe one is below them all.
+    better_cost = {"normalized_cost": 0.0, "normalized_reward": 0.1}
+    assert (rank(means, limit) > rank(better_cost, limit)) == (verdict == ", safe)")
 
 
 def test_no_episodes_is_refused():

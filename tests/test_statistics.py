@@ -1,25 +1,60 @@
-"""Intervals, summaries and differences over seeds."""
+"""Intervals over episodes and over seeds, what is safe, summaries and differences over seeds."""
+
+import re
 
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
-from trac.statistics import differences, interval, summarize
+from trac.statistics import bootstrap_interval, differences, safe, summarize, t_interval
 
 
-def test_the_interval_covers_the_mean_as_often_as_it_says():
-    generator = np.random.default_rng(0)
-    trials = generator.exponential(size=(400, 40))
-    covered = [low <= 1.0 <= high for low, high in (interval(row, resamples=1000) for row in trials)]
+@pytest.mark.parametrize("count", [3, 5])
+def test_over_few_seeds_students_t_has_its_level_and_the_bootstrap_has_not(count):
+    trials = np.random.default_rng(0).standard_normal((2000, count))
+
+    def coverage(interval):
+        return np.mean([low <= 0 <= high for low, high in map(interval, trials)])
+
+    assert abs(coverage(t_interval) - 0.95) < 0.015  # three standard errors of 2,000 trials
+    assert coverage(lambda row: bootstrap_interval(row, resamples=400)) < 0.87
+
+
+def test_over_twenty_episodes_the_bootstrap_nearly_has_its_level():
+    trials = np.random.default_rng(0).exponential(size=(400, 40))
+    covered = [low <= 1.0 <= high for low, high in (bootstrap_interval(row, resamples=1000) for row in trials)]
     assert 0.88 < np.mean(covered) < 0.97  # a percentile bootstrap of a skewed mean falls a little short of 0.95
 
 
-def test_the_interval_over_seeds_counts_their_spread():
-    values = np.repeat([[0.0], [1.0], [2.0]], 50, axis=1)  # all spread lies between the seeds
-    low, high = interval(values)
-    assert low <= 0.4 and high >= 1.6
-    low, high = interval(values.ravel())
-    assert low > 0.8 and high < 1.2
+def test_the_t_interval_is_that_of_the_t_test():
+    values = np.array([0.1, 0.4, 0.2, 0.5, 0.9])
+    for level in (0.9, 0.95):
+        expected = stats.t.interval(level, 4, values.mean(), stats.sem(values))
+        assert t_interval(values, level=level) == pytest.approx(expected)
+    # By the table: 2.776 standard errors of 0.5, from the standard deviation sqrt(1.25).
+    assert t_interval([1, 2, 2, 3, 4]) == pytest.approx(
+        (2.4 - 2.776 * (1.3 / 5) ** 0.5, 2.4 + 2.776 * (1.3 / 5) ** 0.5), abs=1e-3
+    )
+
+
+def test_one_run_has_no_interval_and_equal_runs_one_without_width():
+    assert np.isnan(t_interval([0.5])).all()
+    assert t_interval([0.5] * 3) == (0.5, 0.5)
+
+
+@pytest.mark.parametrize("interval", [bootstrap_interval, t_interval])
+def test_an_interval_of_several_runs_episodes_is_refused(interval):
+    for values, shape in ((np.zeros((5, 20)), "(5, 20)"), (0.5, "()"), ([], "(0,)")):
+        with pytest.raises(ValueError, match=re.escape(f"shape {shape}")):
+            interval(values)
+
+
+def test_safe_is_at_most_the_limit():
+    assert safe([0.0, 1.0, 1.001, np.nan]).tolist() == [True, True, False, False]
+    costs = np.array([16, 13, 14, 7, 0])
+    assert costs.mean() == 10 and (costs / 10).mean() > 1  # only by rounding
+    assert safe((costs / 10).mean())
 
 
 def runs_of_two_settings():
@@ -33,9 +68,11 @@ def runs_of_two_settings():
 
 def test_a_summary_over_seeds_by_hand():
     table = summarize(runs_of_two_settings(), ["task", "alpha"]).set_index("alpha")
-    assert table.loc[0.2, ["runs", "safe"]].tolist() == [5, 2] and table.loc[1.0, "safe"] == 3
+    # Costs of 0, 0.5, 1, 1.5, 2 and half of the limit less: just the limit is safe.
+    assert table.loc[0.2, ["runs", "safe"]].tolist() == [5, 3] and table.loc[1.0, "safe"] == 4
     assert table.normalized_reward.tolist() == pytest.approx([0.4, 0.5])
-    assert table.loc[0.2, "normalized_reward_low"] < 0.4 < table.loc[0.2, "normalized_reward_high"]
+    ends = table.loc[0.2, ["normalized_reward_low", "normalized_reward_high"]]
+    assert ends.tolist() == pytest.approx(stats.t.interval(0.95, 4, 0.4, stats.sem(np.arange(5) / 5)))
 
 
 def test_differences_are_taken_within_each_seed():
@@ -46,6 +83,21 @@ def test_differences_are_taken_within_each_seed():
         [0.1] * 3
     )
     assert row[["normalized_cost_low", "normalized_cost", "normalized_cost_high"]].tolist() == pytest.approx([-0.5] * 3)
+
+
+def test_a_difference_without_0_in_its_interval_passes_the_paired_test():
+    generator = np.random.default_rng(0)
+    runs, verdicts = runs_of_two_settings(), []
+    for shift in np.linspace(0, 0.4, 20):
+        gap = shift + 0.2 * generator.standard_normal(5)
+        changed = runs.alpha == 1.0
+        base = runs[~changed].normalized_reward.to_numpy()
+        runs.loc[changed, "normalized_reward"] = base[runs[changed].seed] + gap
+        row = differences(runs, ["task"], "alpha", 0.2).iloc[0]
+        p = stats.ttest_rel(runs[changed].sort_values("seed").normalized_reward, base).pvalue
+        verdicts.append((row.normalized_reward_low > 0 or row.normalized_reward_high < 0, p < 0.05))
+    assert all(found == passed for found, passed in verdicts)
+    assert 0 < sum(found for found, _ in verdicts) < 20
 
 
 def test_a_setting_of_none_is_a_setting():

@@ -13,7 +13,7 @@ import torch
 
 from trac.data.tasks import TASKS, Task, get_task, own_task
 from trac.envs import OptionError, check_options, make
-from trac.statistics import interval
+from trac.statistics import bootstrap_interval, safe
 
 MakeEnv = Callable[[], gym.Env]
 SCORES = ("return", "cost", "normalized_reward", "normalized_cost")
@@ -37,16 +37,16 @@ class Evaluation:
     episodes: pd.DataFrame
 
     def summary(self) -> dict[str, Any]:
-        """Mean of each score, and under `<score>_interval` its 95 % bootstrap interval over episodes."""
+        """Mean of each score, and under `<score>_interval` its 95 % bootstrap interval over these episodes."""
         means = {name: float(self.episodes[name].mean()) for name in SCORES}
-        intervals = {f"{name}_interval": interval(self.episodes[name]) for name in SCORES}
+        intervals = {f"{name}_interval": bootstrap_interval(self.episodes[name]) for name in SCORES}
         return means | {"length": float(self.episodes["length"].mean())} | intervals
 
     def __repr__(self) -> str:
         s = self.summary()
         text = f"Evaluation({self.task}, {len(self.episodes)} episodes: return {s['return']:.1f}, cost {s['cost']:.1f}"
         if self.cost_limit < float("inf"):
-            verdict = "safe" if s["normalized_cost"] < 1 else "unsafe"
+            verdict = "safe" if safe(s["normalized_cost"]) else "unsafe"
             text += f"; normalised {s['normalized_reward']:.2f} / {s['normalized_cost']:.2f}, {verdict}"
         return text + ")"
 
@@ -214,5 +214,5 @@ def _one_thread() -> Iterator[None]:
 
 def rank(scores: Mapping[str, float], cost_limit: float) -> list[float]:
     """What orders evaluations from worst to best: safe ones by reward, above the others, by cost."""
-    excess = max(scores["normalized_cost"], 1.0) if cost_limit < float("inf") else 1.0
-    return [-excess, scores["normalized_reward"]]
+    kept = cost_limit == float("inf") or safe(scores["normalized_cost"])
+    return [-1.0 if kept else -scores["normalized_cost"], scores["normalized_reward"]]

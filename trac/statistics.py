@@ -1,4 +1,7 @@
-"""Intervals, and what a setting does over seeds: tables of means and of paired differences."""
+"""Intervals, what is safe, and what a setting does over seeds: tables of means and of paired differences.
+
+Over the episodes of one policy: `bootstrap_interval`. Over seeds, which are few: `t_interval`.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,28 +9,67 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
+from scipy.special import stdtrit
 
 
-def interval(values: ArrayLike, *, level: float = 0.95, resamples: int = 10_000, seed: int = 0) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean.
+def bootstrap_interval(
+    values: ArrayLike, *, level: float = 0.95, resamples: int = 10_000, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean over the episodes of one policy.
+
+    It is about this policy, not about a method that is trained again: for that, over seeds, there is `t_interval`. It
+    needs some twenty values or more, which may be the tasks of a table as well. Of five normal values it misses the
+    mean in some 16 % of the cases, of three in 24 %.
 
     Args:
-        values: (E,) one mean over E episodes; or (S, E): episodes of S seeds, where the seeds are
-            resampled first and then each seed's episodes.
-        level: coverage.
+        values: (E,) one for each episode.
+        level: coverage that it comes near to.
         resamples: bootstrap draws.
         seed: of the resampling.
+
+    Raises:
+        ValueError: the values are not in one row, or there are none.
     """
-    values = np.atleast_2d(np.asarray(values, dtype=np.float64))
+    values = _row(values)
     generator = np.random.default_rng(seed)
-    seeds, size = values.shape
     means = np.empty(resamples)
     for start in range(0, resamples, 1000):
-        rows = generator.integers(seeds, size=(1000, seeds, 1))
-        columns = generator.integers(size, size=(1000, seeds, size))
-        means[start : start + 1000] = values[rows, columns].mean((1, 2))[: resamples - start]
+        picks = generator.integers(len(values), size=(1000, len(values)))
+        means[start : start + 1000] = values[picks].mean(1)[: resamples - start]
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def t_interval(values: ArrayLike, *, level: float = 0.95) -> tuple[float, float]:
+    """Student's t interval of the mean over seeds: mean ± t_(S-1) sd / √S.
+
+    It has its level where the values are normal, however few they are. Where they are not, as with costs that are 0 in
+    most runs, it is an approximation; an end may lie below a cost of 0, and runs that all agree have no width.
+
+    Args:
+        values: (S,) one for each training run, the mean of its episodes; or the paired difference of each seed.
+        level: coverage.
+
+    Returns:
+        Both ends; NaN for a single value, which says nothing of the spread.
+
+    Raises:
+        ValueError: the values are not in one row, or there are none.
+    """
+    values = _row(values)
+    if len(values) == 1:
+        return float("nan"), float("nan")
+    half = float(stdtrit(len(values) - 1, (1 + level) / 2)) * values.std(ddof=1) / len(values) ** 0.5
+    return float(values.mean() - half), float(values.mean() + half)
+
+
+def safe(normalized_cost: ArrayLike) -> Any:
+    """Whether a mean normalised cost is at most 1, which is the limit; elementwise, False for NaN.
+
+    The paper and DSRL write "below 1". It is the same but for a mean of just 1: that keeps the limit here, such as
+    no cost at all under the limit 0. A billionth more is rounding: the mean of costs that are divided first.
+    """
+    return np.asarray(normalized_cost) <= 1 + 1e-9
 
 
 def summarize(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
@@ -38,12 +80,12 @@ def summarize(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
         by: the columns that make a setting.
 
     Returns:
-        The columns of `by`; runs, their number; safe, how many of them have a normalised cost below 1;
-        the mean of both scores, and its 95 % bootstrap interval over seeds as `<score>_low`, `<score>_high`.
+        The columns of `by`; runs, their number; safe, how many of them are (`safe`); the mean of
+        both scores, and its 95 % Student's t interval over seeds as `<score>_low`, `<score>_high` (`t_interval`).
     """
     rows = []
     for keys, group in runs.groupby(list(by), sort=False, dropna=False):
-        row = dict(zip(by, keys, strict=True)) | {"runs": len(group), "safe": int((group.normalized_cost < 1).sum())}
+        row = dict(zip(by, keys, strict=True)) | {"runs": len(group), "safe": int(safe(group.normalized_cost).sum())}
         rows.append(row | _means(group))
     return pd.DataFrame(rows)
 
@@ -58,8 +100,8 @@ def differences(runs: pd.DataFrame, by: Sequence[str], setting: str, baseline: A
         baseline: its value in the runs that are subtracted.
 
     Returns:
-        One row for each other value, as from `summarize`, of the differences of both scores: an interval
-        without 0 is a difference that the seeds do not explain.
+        One row for each other value, as from `summarize`, of the differences of both scores. The interval is
+        the paired t test's: without 0, the test says at 5 % that the setting does something.
 
     Raises:
         ValueError: there is no run at the baseline for some seed.
@@ -82,5 +124,15 @@ def _means(group: pd.DataFrame) -> dict[str, float]:
     row = {}
     for score in ("normalized_reward", "normalized_cost"):
         row[score] = group[score].mean()
-        row[f"{score}_low"], row[f"{score}_high"] = interval(group[score])
+        row[f"{score}_low"], row[f"{score}_high"] = t_interval(group[score])
+    return row
+
+
+def _row(values: ArrayLike) -> np.ndarray:
+    row = np.asarray(values, dtype=np.float64)
+    if row.ndim != 1 or not len(row):
+        raise ValueError(
+            f"an interval needs one row of values, not an array of shape {row.shape}: of several runs' episodes take "
+            f"the mean of each run first."
+        )
     return row

@@ -2,10 +2,12 @@
 
 from itertools import product
 
+import baselines_table
 import numpy as np
 import pandas as pd
 import pytest
 import quick_table
+from scipy import stats
 
 RESULTS = quick_table.RESULTS
 
@@ -24,6 +26,31 @@ def test_the_table_is_made_from_the_episodes():
     again = quick_table.table(EPISODES).set_index(["task", "cost_limit", "method"])
     table = TABLE.set_index(["task", "cost_limit", "method"]).loc[again.index]
     np.testing.assert_allclose(again.to_numpy(float), table.to_numpy(float), rtol=1e-4, atol=1e-6)
+
+
+def test_the_tables_intervals_are_students_t_over_seeds():
+    runs = pd.read_csv(RESULTS / "baselines_runs.csv", comment="#")
+    means = EPISODES.groupby(quick_table.KEYS)[["normalized_reward", "normalized_cost"]].mean().reset_index()
+    for name, of in (("quick_table", means), ("baselines_table", runs)):
+        table = pd.read_csv(RESULTS / f"{name}.csv", comment="#").set_index(["task", "cost_limit", "method"])
+        for keys, group in of.groupby(["task", "cost_limit", "method"]):
+            for score in ("normalized_reward", "normalized_cost"):
+                half = stats.t.ppf(0.975, len(group) - 1) * stats.sem(group[score])
+                ends = [group[score].mean() - half, group[score].mean() + half]
+                found = table.loc[keys, [f"{score}_low", f"{score}_high"]]
+                np.testing.assert_allclose(found.to_numpy(float), ends, rtol=1e-4, atol=2e-5)
+
+
+def test_the_committed_means_beside_the_papers_are_made_from_the_runs():
+    runs = baselines_table.complete(pd.read_csv(RESULTS / "baselines_runs.csv", comment="#"))
+    committed = pd.read_csv(RESULTS / "baselines_paper.csv", comment="#")
+    pd.testing.assert_frame_equal(baselines_table.beside_paper(runs), committed, rtol=1e-4, atol=1e-5)
+
+
+def test_a_mean_of_just_the_limit_ranks_among_the_safe():
+    rows = [("BC-Safe", 0.9, 1.0), ("TraC", 0.5, 0.2), ("CPQ", 0.9, 1.01)]
+    runs = pd.DataFrame(rows, columns=["method", "normalized_reward", "normalized_cost"]).assign(task="BallRun")
+    assert baselines_table.beside_paper(runs)["rank"].tolist() == [1, 2, 3]
 
 
 @pytest.mark.parametrize("task", TASKS)

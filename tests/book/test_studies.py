@@ -36,6 +36,15 @@ def test_every_point_has_its_five_seeds_and_both_models(name):
     assert all(seeds == [0, 1, 2, 3, 4] for seeds in counts)
 
 
+def test_tables_of_no_point_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(studies, "POINTS", tmp_path)
+    monkeypatch.setattr(studies, "RESULTS", tmp_path)
+    for name in ("alpha", "all"):
+        with pytest.raises(SystemExit, match="no point of .* is finished"):
+            studies.main(name, only_tables=True)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_one_run_again(name):

@@ -49,7 +49,7 @@ class Task:
 
     @staticmethod
     def normalized_cost(episode_cost: Numbers, cost_limit: float) -> Numbers:
-        """Episode cost over the limit; below 1 is safe. NaN where the limit is infinite.
+        """Episode cost over the limit; a mean of at most 1 is safe. NaN where the limit is infinite.
 
         DSRL adds 1 to both when the limit is 0, so that the ratio exists.
         """

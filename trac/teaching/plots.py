@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from trac.data.trajectories import Trajectories
 from trac.envs import make, render
 from trac.partition import Segments
-from trac.statistics import interval
+from trac.statistics import bootstrap_interval
 
 _BLIND_SAFE = sns.color_palette("colorblind")
 COLORS = {
@@ -88,15 +88,15 @@ def curves(history: pd.DataFrame, axes: Sequence[Axes]) -> None:
 
 
 def scores(results: Mapping[str, pd.DataFrame], axes: Sequence[Axes]) -> None:
-    """Normalised reward and cost of each method, mean and 95 % interval: two axes.
+    """Normalised reward and cost of one policy of each method, mean and 95 % bootstrap interval: two axes.
 
-    `results` maps a method's name to its episodes (`Evaluation.episodes`).
+    `results` maps a method's name to its episodes (`Evaluation.episodes`). The interval is over these.
     """
     for ax, column, title in zip(
         axes, ("normalized_reward", "normalized_cost"), ("normalised reward", "normalised cost"), strict=True
     ):
         for place, (name, episodes) in enumerate(results.items()):
-            mean, (low, high) = episodes[column].mean(), interval(episodes[column])
+            mean, (low, high) = episodes[column].mean(), bootstrap_interval(episodes[column])
             ax.errorbar(
                 mean,
                 place,
@@ -112,10 +112,10 @@ def scores(results: Mapping[str, pd.DataFrame], axes: Sequence[Axes]) -> None:
 
 
 def reward_cost(table: pd.DataFrame, ax: Axes) -> None:
-    """Normalised reward against cost of each method, one point for each cost limit, with intervals.
+    """Normalised reward against cost of each method, one point for each cost limit, with intervals over seeds.
 
-    `table` has the columns method, cost_limit, normalized_reward and normalized_cost, and for the
-    latter two also `_low` and `_high`.
+    `table` has the columns method, cost_limit, normalized_reward and normalized_cost, and for the latter two also
+    `_low` and `_high`: the ends of Student's t interval, as in book/results/quick_table.csv.
     """
     for method, rows in table.groupby("method", sort=False):
         points = rows.sort_values("cost_limit")
@@ -134,10 +134,11 @@ def reward_cost(table: pd.DataFrame, ax: Axes) -> None:
 
 
 def settings(summary: pd.DataFrame, setting: str, axes: Sequence[Axes], *, series: str = "task") -> None:
-    """Normalised reward and cost against one setting, mean and 95 % interval: two axes.
+    """Normalised reward and cost against one setting, mean and 95 % interval over seeds: two axes.
 
     Args:
-        summary: from `trac.statistics.summarize`; one row for each value of `setting` and `series`.
+        summary: from `trac.statistics.summarize`, with Student's t intervals; one row for each value of `setting` and
+            `series`.
         setting: column on the horizontal axis, its values at equal distances in their order of appearance.
         series: column with one line for each value.
     """
