@@ -170,7 +170,7 @@ def test_what_is_wrong_is_refused(data):
         PPOLagConfig(initial_multiplier=2.0, max_multiplier=1.0)
     with pytest.raises(ConfigError, match="eval_every=300 must be a multiple of every=200"):
         small(PPOLag, eval_every=300)
-    with pytest.raises(ConfigError, match=r"one_state is a task of your own: pass reward_range=\(lowest, highest\)"):
+    with pytest.raises(ValueError, match=r"env= needs reward_range=\(lowest, highest\)"):
         ppo_lag(small(PPOLag, task="one_state"), env=OneState, progress=False)
 
 

@@ -70,6 +70,8 @@ class PPOLag(OnlineLearner):
     def _copy(self, init: Policy, layers: list[nn.Linear]) -> None:
         if (hidden := tuple(init.settings["hidden"])) != self.config.hidden:
             raise ConfigError(f"init has hidden={hidden} and the config hidden={self.config.hidden}.")
+        if (sizes := (init.obs_dim, init.act_dim)) != (wanted := (layers[0].in_features, layers[-1].out_features)):
+            raise ConfigError(f"init is for (observation, action) sizes {sizes} and {self.config.task} has {wanted}.")
         with torch.no_grad():
             for layer, ours in zip(layers, init.layers, strict=True):
                 # A Gaussian policy's last layer has the means first.
