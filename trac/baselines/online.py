@@ -226,9 +226,9 @@ def train_online(
     # simulator, the learner's.
     metadrive = any(c.task in TASKS and TASKS[c.task].suite == "metadrive" for c in configs)
     simulator = dict(env=env, reward_range=reward_range, workers=2 if metadrive else 1)
-    with _global_generators_as_they_were():
+    with _global_generators_as_they_were(), closing(groups()) as each:
         runs = run_all(
-            groups(),
+            each,
             identity={"algorithm": method.algorithm},
             single=single,
             out=out,

@@ -152,11 +152,7 @@ def fit(
                     if folder:
                         _save(folder, learners, identity, so_far)
             if interrupted:
-                kept = (
-                    f"saved in {folder}; go on with resume=True"
-                    if folder
-                    else "not saved: checkpoints need out=, and online methods have none"
-                )
+                kept = f"saved in {folder}; go on with resume=True" if folder else "not saved: there is no checkpoint"
                 raise KeyboardInterrupt(f"stopped after update {step} of {steps[-1]}; {kept}")
 
     record = {"algorithm": identity["algorithm"], "seconds": round(so_far.seconds, 2), "stack": n}

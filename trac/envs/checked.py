@@ -46,15 +46,16 @@ class Checked(gym.Wrapper):
             env = env.env
 
     def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
-        result: Any = self.env.reset(**options)
+        # Many an environment's reset takes no options.
+        result: Any = self.env.reset(**{name: value for name, value in options.items() if value is not None})
         if not (isinstance(result, tuple) and len(result) == 2):
             raise EnvError(f"reset() of {self.env} must return observation and info.")
-        self._check(result[0], self.observation_space, f"reset() of {self.env} returns the observation")
+        self._check(result[0], self.observation_space, f"reset() of {self.env} returns an observation")
         self.steps = 0
         return result
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        self._check(action, self.action_space, "the policy's action is")
+        self._check(action, self.action_space, "the policy returns an action")
         where = f"step() of {self.env}"
         try:
             observation, reward, terminated, truncated, info = self.env.step(action)
@@ -65,7 +66,7 @@ class Checked(gym.Wrapper):
                 f"{where} must return five values, observation, reward, terminated, truncated and info, with the "
                 f"step's cost in info['cost'] ({error})."
             ) from error
-        self._check(observation, self.observation_space, f"{where} returns the observation")
+        self._check(observation, self.observation_space, f"{where} returns an observation")
         if "cost" not in info:
             raise EnvError(f"{self.env} reports no cost: let its step() put the step's cost into info['cost'].")
         if not np.isfinite(_number(reward)):
@@ -83,8 +84,10 @@ class Checked(gym.Wrapper):
         return observation, reward, bool(terminated), bool(truncated), info
 
     def _check(self, value: Any, space: Any, what: str) -> None:
-        if np.shape(value) != space.shape or not np.isfinite(value).all():
-            raise EnvError(f"{what} {value!r}: it must be of finite numbers and of shape {space.shape}.")
+        if (shape := np.shape(value)) != space.shape:
+            raise EnvError(f"{what} of shape {shape}: it must be of its space's, {space.shape}.")
+        if not np.isfinite(value).all():
+            raise EnvError(f"{what} with a NaN or infinite value, first in place {np.isfinite(value).argmin()}.")
 
 
 def check_log(env: gym.Env, data: Trajectories) -> None:
