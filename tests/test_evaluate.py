@@ -100,9 +100,21 @@ def test_a_summary_by_hand():
     assert summary["cost_interval"] == (0.0, 30.0)
 
 
-def test_no_episodes_is_refused():
-    with pytest.raises(ValueError, match="episodes=0 must be at least 1"):
-        trac.evaluate(Steer(), **TASK, episodes=0)
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(episodes=0), "episodes=0 must be a whole number, at least 1"),
+        (dict(episodes=2.5), "episodes=2.5 must be a whole number, at least 1"),
+        (dict(seed=None), "seed=None must be a whole number, at least 0"),
+        (dict(seed=-1), "seed=-1 must be a whole number, at least 0"),
+        (dict(workers=0), "workers=0 must be a whole number, at least 1"),
+        (dict(cost_limit="20"), "cost_limit='20' must be 0 or more, or inf"),
+        (dict(policy=Steer), r"type has no act\(observation\): pass a policy"),
+    ],
+)
+def test_what_is_no_number_of_episodes_seed_or_policy_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        trac.evaluate(**dict(policy=Steer()) | TASK | changes)
 
 
 def test_what_cannot_be_scored_is_refused():

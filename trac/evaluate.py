@@ -4,6 +4,7 @@ import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import gymnasium as gym
@@ -111,13 +112,19 @@ def evaluate_many(
     reward_range: tuple[float, float] | None = None,
 ) -> list[Evaluation]:
     """`evaluate` for several policies at once, each with its own limit and seed; one list of episodes to share out."""
-    if episodes < 1:
-        raise ValueError(f"episodes={episodes} must be at least 1.")
+    numbers = [
+        ("episodes", episodes, 1),
+        *(("seed", seed, 0) for seed in seeds),
+        ("workers", 1 if workers is None else workers, 1),
+    ]
+    for name, number, least in numbers:
+        if not isinstance(number, int | np.integer) or number < least:
+            raise ValueError(f"{name}={number!r} must be a whole number, at least {least}.")
     for policy, limit in zip(policies, cost_limits, strict=True):
-        if not hasattr(policy, "act"):
+        if not hasattr(policy, "act") or isinstance(policy, type):
             raise ValueError(f"{type(policy).__name__} has no act(observation): pass a policy, such as run.policy.")
-        if not limit >= 0:
-            raise ValueError(f"cost_limit={limit} must be 0 or more, or inf for no constraint.")
+        if not (isinstance(limit, Real) and limit >= 0):
+            raise ValueError(f"cost_limit={limit!r} must be 0 or more, or inf for no constraint.")
     options = dict(env_options or {})
     known = scored_task(task, env, reward_range)
     check_options(known, options)

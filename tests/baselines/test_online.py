@@ -61,6 +61,7 @@ def test_the_multiplier_comes_to_rest_where_the_limit_is_met():
 
 
 def small(method, **changes):
+    changes = (dict(learning_starts=100) if method is SACLag else {}) | changes
     return method.Config(
         **dict(task="BallRun", steps=400, every=200, hidden=(16, 16), batch_size=20, eval_episodes=2) | changes
     )
@@ -168,6 +169,10 @@ def test_what_is_wrong_is_refused(data):
         sac_lag(PPOLagConfig())
     with pytest.raises(ConfigError, match="the config is for BallRun and the buffer's data is of BallCircle"):
         sac_lag(small(SACLag), buffer=data, progress=False)
+    with pytest.raises(ConfigError, match="learning_starts=400 must be below steps=400, or nothing is learned"):
+        sac_lag(small(SACLag, learning_starts=400), progress=False)
+    with pytest.raises(ConfigError, match="device='cuda'.*sees no CUDA|device='cuda'.*sees 0 CUDA"):
+        ppo_lag(small(PPOLag), device="cuda", progress=False)
     with pytest.raises(ConfigError, match="steps=300 must be a multiple of every=200"):
         SACLagConfig(steps=300, every=200)
     with pytest.raises(ConfigError, match="every=200 must be a multiple of train_freq=7"):

@@ -83,6 +83,9 @@ BAD = {
     "discrete actions": (like(action_space=gym.spaces.Discrete(3)), "actions in a Discrete, and not in a Box"),
     "other bounds": (lambda: gym.make("Pendulum-v1"), r"Pendulum.* has actions in \[-2, 2\], .*RescaleAction\(env"),
     "no bounds": (like(action_space=Box(-np.inf, np.inf, (1,))), r"has actions in \[-inf, inf\], and policies"),
+    "whole numbers": (like(action_space=Box(-1, 1, (1,), np.int8)), "has actions of type int8: policies here make no"),
+    "statistics": (lambda: gym.wrappers.NormalizeObservation(Line()), "anew in each .*: leave out NormalizeObserv"),
+    "info of None": (like(info=None), "reports no cost"),
     "six values": (SixValues, r"step\(\) of <SixValues instance> must return five values, .* in info\['cost'\]"),
     "six values, wrapped": (limited(SixValues), r"must return five values, .*the step's cost in info\['cost'\]"),
     "the cost as an end": (CostAsAnEnd, "returns the ends 0.0 and False: each must be True or False"),
@@ -118,7 +121,7 @@ def evaluated(env, policy=None):
 SMALL = dict(task="own", steps=100, every=100, hidden=(8,), batch_size=10, eval_episodes=0)
 USES = {
     "evaluate": evaluated,
-    "sac_lag": lambda env: sac_lag(SACLagConfig(**SMALL), env=env, progress=False),
+    "sac_lag": lambda env: sac_lag(SACLagConfig(**SMALL, learning_starts=10), env=env, progress=False),
     "ppo_lag": lambda env: ppo_lag(PPOLagConfig(**SMALL), env=env, progress=False),
 }
 
@@ -137,10 +140,24 @@ def test_what_an_environment_lacks_is_said_in_a_sentence(name, use, monkeypatch)
 def test_what_is_as_it_must_be_goes_through(use, monkeypatch):
     monkeypatch.setattr(checked, "MAX_STEPS", 50)
     USES[use](NoOptions)
+    USES[use](frozen)
     USES[use](like(cost=np.bool_(True), reward=np.float32(1)))
     # A TimeLimit may be longer than the bound, and the bound is an episode's.
     USES[use](limited(like(length=None), 60))
     assert (evaluated(limited(like(length=None), 60)).episodes.length == 60).all()
+
+
+def test_an_environment_is_fresh_or_refused():
+    one = Line()
+    for workers in (1, 2):
+        with pytest.raises(EnvError, match="env= returns one <Line instance> again and again: let it make a fresh one"):
+            trac.evaluate(Coast(), env=lambda: one, reward_range=(0, 1), cost_limit=1, episodes=2, workers=workers)
+
+
+def frozen():
+    env = gym.wrappers.NormalizeObservation(Line())
+    env.update_running_mean = False
+    return env
 
 
 @pytest.mark.parametrize("action", [np.zeros(2), np.zeros((1, 1)), np.full(1, np.nan)])

@@ -4,7 +4,7 @@ Stable-Baselines3's learner sees the reward r - λ c. The multiplier λ follows 
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from types import ModuleType
@@ -23,7 +23,7 @@ from trac.data.tasks import TASKS
 from trac.envs import MakeEnv, open_env
 from trac.envs.randomness import numpy_state
 from trac.evaluate import scored_task
-from trac.train import run_all
+from trac.train import find_device, run_all
 
 
 @dataclass(frozen=True)
@@ -215,12 +215,12 @@ def train_online(
             raise ConfigError(f"{c!r} is not a {method.Config.__name__}: pass one, or a list of them.")
         if c.eval_episodes:
             scored_task(c.task, env, reward_range)
-    single = isinstance(config, Settings)
+    single, where = isinstance(config, Settings), find_device(device)
 
-    def groups() -> Iterator[tuple[list[int], list[OnlineLearner]]]:
+    def groups() -> Generator[tuple[list[int], list[OnlineLearner]], None, None]:
         for i, c in enumerate(configs):
             with closing(open_env(c.task, env)) as simulator:
-                yield [i], [method(c, Recorder(simulator, c.reward_scale), device, warm_start)]
+                yield [i], [method(c, Recorder(simulator, c.reward_scale), where, warm_start)]
 
     # Runs may themselves be processes side by side, so that episodes stay in this one. Of MetaDrive a process has one
     # simulator, the learner's.

@@ -49,6 +49,10 @@ class SACLag(OnlineLearner):
 
     def build(self, warm_start: Trajectories | None) -> Any:
         config, offline = self.config, 0 if warm_start is None else len(warm_start)
+        if not offline and config.learning_starts >= config.steps:
+            raise ConfigError(
+                f"learning_starts={config.learning_starts} must be below steps={config.steps}, or nothing is learned."
+            )
         model = stable_baselines3().SAC(
             "MlpPolicy",
             self.env,

@@ -9,6 +9,8 @@ from trac.data.trajectories import DatasetError, Trajectories
 
 MAX_STEPS = 10_000  # of an episode in an environment without a TimeLimit; ten times the longest of DSRL's
 
+_NORMALIZERS = (gym.wrappers.NormalizeObservation, gym.wrappers.NormalizeReward)
+
 
 class EnvError(ValueError):
     """An environment that cannot be used, or an action that it cannot take; the message says what to change."""
@@ -35,14 +37,24 @@ class Checked(gym.Wrapper):
                 found = f"{type(space).__name__}{getattr(space, 'shape', None) or ''}"
                 raise EnvError(f"{env} has {kind} in a {found}, and not in a Box of shape (n,): {remedy}.")
         actions: Any = env.action_space
+        if not np.issubdtype(actions.dtype, np.floating):
+            raise EnvError(f"{env} has actions of type {actions.dtype}: policies here make no whole numbers.")
         if (actions.low != -1).any() or (actions.high != 1).any():
             raise EnvError(
                 f"{env} has actions in [{actions.low.min():g}, {actions.high.max():g}], and policies act in [-1, 1]: "
                 f"wrap it in gymnasium.wrappers.RescaleAction(env, np.float32(-1), np.float32(1))."
             )
+        if getattr(env, "of_an_episode_before", False):
+            raise EnvError(f"env= returns one {env} again and again: let it make a fresh one at each call.")
+        env.of_an_episode_before = True  # type: ignore[attr-defined]
         self.steps, self.limited = 0, False
         while isinstance(env, gym.Wrapper):
             self.limited |= isinstance(env, gym.wrappers.TimeLimit)
+            if isinstance(env, _NORMALIZERS) and getattr(env, "update_running_mean", True):
+                raise EnvError(
+                    f"{self.env} starts its statistics anew in each environment, so that no two are alike: leave out "
+                    f"{type(env).__name__}, or set what it has learned and update_running_mean=False."
+                )
             env = env.env
 
     def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
@@ -67,7 +79,7 @@ class Checked(gym.Wrapper):
                 f"step's cost in info['cost'] ({error})."
             ) from error
         self._check(observation, self.observation_space, f"{where} returns an observation")
-        if "cost" not in info:
+        if not isinstance(info, dict) or "cost" not in info:
             raise EnvError(f"{self.env} reports no cost: let its step() put the step's cost into info['cost'].")
         if not np.isfinite(_number(reward)):
             raise EnvError(f"{where} returns the reward {reward!r}: it must be a finite number.")
