@@ -163,6 +163,7 @@ def test_an_environment_that_cannot_be_scored_is_refused():
         (dict(env=make_pendulum), "env= needs reward_range"),
         (dict(env=make_pendulum, task="pendulum"), "env= needs reward_range"),
         (dict(env=make_pendulum, reward_range=(0, 0)), r"reward_range=\(0, 0\)"),
+        (dict(env=make_pendulum, reward_range=(0, 1, 2)), r"reward_range=\(0, 1, 2\) must be the \(lowest, highest"),
         (dict(env=make_pendulum, task="BallRun", reward_range=(0, 1)), "BallRun has DSRL's reward range"),
         (dict(), "pass task=, a name in trac.TASKS, or env="),
         (dict(task="pendulum", reward_range=(0, 1)), "pass task=, a name in trac.TASKS, or env="),

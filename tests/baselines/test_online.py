@@ -173,6 +173,9 @@ def test_what_is_wrong_is_refused(data):
         sac_lag(small(SACLag, learning_starts=400), progress=False)
     with pytest.raises(ConfigError, match="device='cuda'.*sees no CUDA|device='cuda'.*sees 0 CUDA"):
         ppo_lag(small(PPOLag), device="cuda", progress=False)
+    for size in (1, 30, 400):
+        with pytest.raises(ConfigError, match=f"batch_size={size} must be a divisor of every=200, and above 1"):
+            small(PPOLag, batch_size=size)
     with pytest.raises(ConfigError, match="steps=300 must be a multiple of every=200"):
         SACLagConfig(steps=300, every=200)
     with pytest.raises(ConfigError, match="every=200 must be a multiple of train_freq=7"):
@@ -197,6 +200,17 @@ def test_a_run_whose_evaluation_fails_is_saved(tmp_path, monkeypatch):
     loaded = trac.load_run(tmp_path)
     assert same(loaded.policy, caught.value.runs[0].policy) and loaded.history.step.tolist() == [200, 400]
     assert loaded.record["failed_step"] == 400
+
+
+def test_a_run_without_an_end_of_an_episode_says_so():
+    def long():
+        return gym.wrappers.TimeLimit(type("Long", (OneState,), {"step": step})(), 500)
+
+    def step(self, action):
+        return np.ones(2, dtype=np.float32), 0.0, False, False, {"cost": 1.0}
+
+    with pytest.warns(UserWarning, match="no episode ended within steps=400, so the cost limit was not learned from"):
+        ppo_lag(small(PPOLag, task="one_state", eval_episodes=0), env=long, progress=False)
 
 
 def test_ctrl_c_promises_nothing(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ Stable-Baselines3's learner sees the reward r - λ c. The multiplier λ follows 
 """
 
 import os
+import warnings
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -150,6 +151,12 @@ class OnlineLearner:
             )
             env.multiplier = self.multiplier(row["noisy_cost"] - self.config.cost_limit)
             self.multiplier_moved()
+        if step == self.config.steps and self.seen == self.before:
+            warnings.warn(
+                f"no episode ended within steps={step}, so the cost limit was not learned from: let steps be many "
+                f"episodes.",
+                stacklevel=2,
+            )
         return [row | {"multiplier": env.multiplier, "cumulative_cost": env.cumulative_cost}]
 
     def policies(self) -> list[MeanPolicy]:

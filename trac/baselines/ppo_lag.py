@@ -34,6 +34,11 @@ class PPOLagConfig(OnlineConfig):
     value_weight: NonNegative = 0.25  # of the value's loss
     noise: Positive = 0.5  # standard deviation of the actions at first
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.batch_size == 1 or self.every % self.batch_size:
+            raise ConfigError(f"batch_size={self.batch_size} must be a divisor of every={self.every}, and above 1.")
+
 
 class PPOLag(OnlineLearner):
     """One run of PPO-Lagrangian."""

@@ -37,7 +37,7 @@ class Run:
             evaluation columns where there was one. A baseline has columns of its own in place of those after step.
         record: algorithm, versions, thread count, device, processor; stack, the number of runs that were trained side
             by side, and seconds, what all of them took; failed_step and failed_evaluation, see `trac.train`'s
-            TrainingError, or None.
+            TrainingError, or None. A baseline's weights may be NaN then, which `trac.evaluate` refuses.
     """
 
     config: Any
