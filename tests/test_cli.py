@@ -1,9 +1,19 @@
+import dataclasses
 import signal
 import subprocess
 import sys
+from pathlib import Path
+
+from conftest import make_arrays
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import trac
+from trac import __main__ as cli
+from trac.config import ConfigError
 from trac.data import trajectories
+from trac.data.tasks import UnknownTask
+from trac.experiments import reproduce
 
 
 def run(*arguments):
@@ -45,3 +55,135 @@ def test_ctrl_c_says_how_to_go_on_and_resume_goes_on(tmp_path, data):
     result = subprocess.run([*command, "--resume"], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert trac.load_run(tmp_path / "run").history.step.iloc[-1] == 1500
+
+
+def test_the_task_is_the_files_where_the_command_line_does_not_say(tmp_path, data):
+    trajectories.write(tmp_path / "SafetyBallRun-v0-80-940.hdf5", data)
+    source = ["--source", str(tmp_path / "SafetyBallRun-v0-80-940.hdf5"), "--out", str(tmp_path / "run")]
+    # This log has the eight numbers of BallCircle's observation.
+    result = run("train", *source)
+    assert result.returncode == 1 and "the simulator of BallRun 7 and 2: load it under the name" in result.stderr
+    short = "--cost-limit 8 --steps 20 --bc-steps 10 --hidden 16".split()
+    result = run("train", *source, *short, "--task", "BallCircle", "--eval-episodes", "1")
+    assert result.returncode == 0, result.stderr
+    assert trac.load_run(tmp_path / "run").config.task == "BallCircle"
+    (tmp_path / "swings.hdf5").write_bytes((tmp_path / "SafetyBallRun-v0-80-940.hdf5").read_bytes())
+    result = run("train", "--source", str(tmp_path / "swings.hdf5"), *short, "--out", str(tmp_path / "own"))
+    assert result.returncode == 1 and "swings is a task of your own, without a simulator" in result.stderr
+
+
+class Trained(Exception):
+    """What the stand-in for a training was called with."""
+
+
+def call(monkeypatch, *arguments):
+    """The arguments of the work that a command line asks for, or the status and the message that it ends with."""
+
+    def stand_in(*values, **options):
+        raise Trained(values, options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "argv", ["trac", *arguments])
+        patch.setattr(trac, "train", stand_in)
+        patch.setattr(reproduce, "reproduce", stand_in)
+        patch.setattr(trac, "load", lambda task, *rest: trajectories.from_arrays(str(task), **make_arrays()))
+        try:
+            cli.main()
+        except Trained as trained:
+            return trained.args
+        except SystemExit as end:
+            return end.code
+    return 0
+
+
+FIELDS = dataclasses.fields(trac.TracConfig)
+whole, real = st.integers(-3, 2**70), st.floats()
+shared = settings(
+    deadline=None,
+    derandomize=True,
+    max_examples=40,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+# What a shell can hand over.
+words = st.text(st.characters(exclude_characters="\0"), max_size=8)
+values = words | whole.map(str) | real.map(str) | st.sampled_from(["BallRun", "inf", "None", "released", "=", "--"])
+flags = st.sampled_from([f"--{field.name.replace('_', '-')}" for field in FIELDS])
+other = st.sampled_from(
+    ["--source", "--out", "--device", "--resume", "--grid", "--set", "--seeds", "--where", "--tasks"]
+)
+
+
+def value_of(field):
+    """Values of the field's type, in its bounds and out of them."""
+    if field.name == "task":
+        return st.sampled_from(["BallRun", "CarCircle", "swings", "BalRun"])
+    if isinstance(field.default, str):
+        return st.sampled_from(["exact", "released", "step", "bc", "none", "both", "fresh", "gaussian"])
+    if isinstance(field.default, tuple):
+        return st.lists(st.integers(-1, 300), max_size=3).map(tuple)
+    return whole if isinstance(field.default, int) else real
+
+
+@shared
+@given(chosen=st.lists(st.sampled_from(FIELDS), unique=True, max_size=5), draw=st.data())
+def test_settings_are_what_the_flags_say(monkeypatch, capsys, chosen, draw):
+    asked = {field.name: draw.draw(value_of(field), label=field.name) for field in chosen}
+    arguments = ["train"]
+    for name, value in asked.items():
+        entries = value if isinstance(value, tuple) else (value,)
+        arguments += [f"--{name.replace('_', '-')}", *map(str, entries)]
+    found = call(monkeypatch, *arguments)
+    try:
+        expected = trac.TracConfig(**asked)
+    except ConfigError as error:
+        assert found == 2 or (found.startswith("error: ") and str(error)[-20:] in found)
+    except UnknownTask as error:
+        assert found == f"error: {error}"
+    else:
+        (_, config), _ = found
+        assert config == expected
+
+
+@shared
+@given(
+    command=st.sampled_from(["train", "sweep", "reproduce", "trian", ""]),
+    arguments=st.lists(st.one_of(flags, other, values), max_size=8),
+)
+def test_any_command_line_runs_or_ends_with_a_message(monkeypatch, capsys, command, arguments):
+    found = call(monkeypatch, command, *arguments)
+    said = capsys.readouterr()
+    if isinstance(found, tuple):
+        return
+    if isinstance(found, str):
+        assert found.startswith("error: ") and len(found) > 10
+    else:
+        # 0 after help, which argument parsers look for first.
+        assert found == 2 or (found == 0 and {"-h", "--help"} & set(arguments))
+        assert (said.err + said.out).strip() and "Traceback" not in said.err
+
+
+NOTEBOOK = str(Path(__file__).parents[1] / "notebooks" / "ablation.ipynb")
+
+
+@shared
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["--grid", "--set", "--seeds", "--where"]),
+            values
+            | st.builds(
+                "{}={}".format,
+                st.sampled_from(["alpha", "steps", "cost_limit", "hidden", "task", "sampling", "seeds"]),
+                values,
+            ),
+        ),
+        max_size=4,
+    )
+)
+def test_any_plan_of_a_sweep_is_made_or_refused(monkeypatch, tmp_path, capsys, options):
+    arguments = [word for option in options for word in option]
+    found = call(monkeypatch, "sweep", NOTEBOOK, "--out", str(tmp_path), "--dry-run", *arguments)
+    if found == 0:
+        assert "points" in capsys.readouterr().out
+    else:
+        assert found == 2 or (found.startswith("error: ") and len(found) > 10)

@@ -1,13 +1,19 @@
+import os
+import signal
 import subprocess
 import sys
 
 import numpy as np
 import pandas as pd
 import pytest
+from baseline_cases import TRAIN, small
+from conftest import same
 
 import trac
+from trac.core import fit
 from trac.envs import bullet
 from trac.evaluate import Evaluation, rank
+from trac.train import TrainingError
 
 TASK = dict(task="BallRun", cost_limit=20)
 
@@ -109,9 +115,21 @@ def test_safe_is_at_most_the_limit(limit, costs, verdict):
     assert (rank(means, limit) > rank(better_cost, limit)) == (verdict == ", safe)")
 
 
-def test_no_episodes_is_refused():
-    with pytest.raises(ValueError, match="episodes=0 must be at least 1"):
-        trac.evaluate(Steer(), **TASK, episodes=0)
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (dict(episodes=0), "episodes=0 must be a whole number, at least 1"),
+        (dict(episodes=2.5), "episodes=2.5 must be a whole number, at least 1"),
+        (dict(seed=None), "seed=None must be a whole number, at least 0"),
+        (dict(seed=-1), "seed=-1 must be a whole number, at least 0"),
+        (dict(workers=0), "workers=0 must be a whole number, at least 1"),
+        (dict(cost_limit="20"), "cost_limit='20' must be 0 or more, or inf"),
+        (dict(policy=Steer), r"type has no act\(observation\): pass a policy"),
+    ],
+)
+def test_what_is_no_number_of_episodes_seed_or_policy_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        trac.evaluate(**dict(policy=Steer()) | TASK | changes)
 
 
 def test_what_cannot_be_scored_is_refused():
@@ -131,3 +149,77 @@ def test_training_evaluates_and_keeps_the_best(data):
     assert rows.step.tolist() == [20, 40] and run.best is not None
     last = trac.evaluate(run.policy, task="BallCircle", cost_limit=8, episodes=2, seed=config.seed).summary()
     assert rows["return"].iloc[-1] == last["return"]
+
+
+SHORT = trac.TracConfig(
+    **dict(cost_limit=8, batch_size=8, hidden=(16,), bc_steps=20, steps=60),
+    **dict(eval_episodes=1, eval_every=20, log_every=10),
+)
+
+
+def at_evaluation(monkeypatch, number, act):
+    """Let the n-th evaluation of trainings call `act` in place of itself; returns what puts all as it was."""
+    evaluate, calls = fit.evaluate_many, [0]
+
+    def replacement(*arguments, **options):
+        calls[0] += 1
+        return act() if calls[0] == number else evaluate(*arguments, **options)
+
+    monkeypatch.setattr(fit, "evaluate_many", replacement)
+    return lambda: monkeypatch.setattr(fit, "evaluate_many", evaluate)
+
+
+def crash():
+    raise RuntimeError("the simulator is gone")
+
+
+@pytest.mark.parametrize("number", [2, 3])
+def test_a_run_whose_evaluation_fails_is_kept_and_goes_on(data, tmp_path, monkeypatch, number):
+    whole = trac.train(data, SHORT, progress=False)
+    for out in (tmp_path, None):
+        repair = at_evaluation(monkeypatch, number, crash)
+        message = rf"evaluation after update {20 * number} failed \(RuntimeError: the simulator is gone\)"
+        with pytest.raises(TrainingError, match=message) as caught:
+            trac.train(data, SHORT, out=out, progress=False)
+        repair()
+        assert isinstance(caught.value.__cause__, RuntimeError)
+        [kept] = caught.value.runs
+        assert kept.record["failed_step"] == kept.history.step.iloc[-1] == 20 * number
+        assert "gone" in kept.record["failed_evaluation"] and len(kept.history["return"].dropna()) == number - 1
+    assert same(trac.load_run(tmp_path).policy, kept.policy)
+    assert (number == 3) == same(kept.policy, whole.policy)
+    resumed = trac.train(data, SHORT, out=tmp_path, resume=True, progress=False)
+    pd.testing.assert_frame_equal(resumed.history, whole.history)
+    assert same(resumed.policy, whole.policy) and same(resumed.best, whole.best)
+    assert resumed.record["failed_evaluation"] is resumed.record["failed_step"] is None
+
+
+def test_other_methods_runs_are_kept_too(data, tmp_path, monkeypatch):
+    at_evaluation(monkeypatch, 2, crash)
+    configs = [small("cpq", cost_limit=8, eval_episodes=1, seed=seed) for seed in (0, 1, 2)]
+    with pytest.raises(TrainingError, match=r"kept as they were then, in this error's .runs and in .*\.") as caught:
+        TRAIN["cpq"](data, configs, progress=False, device="cpu", out=tmp_path)
+    failed = [run.record["failed_step"] for run in caught.value.runs]
+    assert failed == [None, configs[1].steps] and trac.load_run(tmp_path / "001").record["failed_evaluation"]
+
+
+def press_and_lose_a_worker():
+    os.kill(os.getpid(), signal.SIGINT)
+    raise RuntimeError("a worker process was terminated")
+
+
+def press():
+    os.kill(os.getpid(), signal.SIGINT)
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize("act", [press, press_and_lose_a_worker])
+def test_ctrl_c_in_an_evaluation_loses_no_update(data, tmp_path, monkeypatch, act):
+    repair = at_evaluation(monkeypatch, 2, act)
+    with pytest.raises(KeyboardInterrupt, match="stopped after update 40 of 60; saved in .*; go on with resume=True"):
+        trac.train(data, SHORT, out=tmp_path, progress=False)
+    repair()
+    resumed, whole = (trac.train(data, SHORT, out=out, resume=bool(out), progress=False) for out in (tmp_path, None))
+    pd.testing.assert_frame_equal(resumed.history, whole.history)
+    assert same(resumed.policy, whole.policy) and same(resumed.best, whole.best)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

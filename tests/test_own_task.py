@@ -15,7 +15,7 @@ from trac.data import trajectories
 from trac.data.tasks import UnknownTask
 from trac.data.trajectories import DatasetError, from_arrays
 from trac.envs import MissingSimulator, OptionError
-from trac.evaluate import MissingCost
+from trac.envs.checked import EnvError
 
 LENGTH = 40
 
@@ -157,12 +157,13 @@ def test_training_wants_the_datas_task_and_no_evaluation(path):
 def test_an_environment_that_cannot_be_scored_is_refused():
     without = dict(env=lambda: make_pendulum().env, reward_range=(-1, 0), cost_limit=5, episodes=2)
     for workers in (1, 2):
-        with pytest.raises(MissingCost, match=r"Pendulum.* reports no cost: .*info\['cost'\]"):
+        with pytest.raises(EnvError, match=r"Pendulum.* reports no cost: .*info\['cost'\]"):
             trac.evaluate(Coast(), **without, workers=workers)
     for arguments, message in (
         (dict(env=make_pendulum), "env= needs reward_range"),
         (dict(env=make_pendulum, task="pendulum"), "env= needs reward_range"),
         (dict(env=make_pendulum, reward_range=(0, 0)), r"reward_range=\(0, 0\)"),
+        (dict(env=make_pendulum, reward_range=(0, 1, 2)), r"reward_range=\(0, 1, 2\) must be the \(lowest, highest"),
         (dict(env=make_pendulum, task="BallRun", reward_range=(0, 1)), "BallRun has DSRL's reward range"),
         (dict(), "pass task=, a name in trac.TASKS, or env="),
         (dict(task="pendulum", reward_range=(0, 1)), "pass task=, a name in trac.TASKS, or env="),
@@ -173,7 +174,14 @@ def test_an_environment_that_cannot_be_scored_is_refused():
         trac.evaluate(Coast(), env=make_pendulum, task="BallRun", cost_limit=5, env_options=dict(mass=2.0))
     lock = threading.Lock()
     with pytest.raises(ValueError, match="env= cannot be sent to other processes .*workers=1"):
-        trac.evaluate(Coast(), env=lambda: lock, reward_range=(0, 1), cost_limit=5, episodes=2, workers=2)
+        trac.evaluate(
+            Coast(),
+            env=lambda: make_pendulum() if lock else None,
+            reward_range=(0, 1),
+            cost_limit=5,
+            episodes=2,
+            workers=2,
+        )
 
 
 def test_a_simulator_of_ones_own_for_a_known_task_keeps_dsrls_range():

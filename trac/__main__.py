@@ -8,12 +8,12 @@ from typing import Annotated, Any, Literal
 import tyro
 
 import trac
-from trac.core.checkpoint import CheckpointError
-from trac.train import TrainingError
+
+UNSAID = "of the source"  # a task that the command line does not say; --help shows it
 
 
 def train(
-    config: Annotated[trac.TracConfig, tyro.conf.arg(name="")] = trac.TracConfig(),  # noqa: B008 (frozen)
+    config: Annotated[trac.TracConfig, tyro.conf.arg(name="")] = trac.TracConfig(task=UNSAID),  # noqa: B008
     source: str = "packaged",
     out: Path | None = None,
     device: str | None = None,
@@ -28,7 +28,9 @@ def train(
         device: cpu or cuda; a GPU where there is one.
         resume: go on from the checkpoints in the folder.
     """
-    data = trac.load(config.task, source)
+    task = "BallCircle" if config.task == UNSAID and source in ("packaged", "dsrl") else config.task
+    data = trac.load(Path(source)) if task == UNSAID else trac.load(task, source)
+    config = config.replace(task=data.task)
     print(data)
     folder = out or Path("runs") / f"{config.task}-{config.cost_limit:g}-{config.seed}"
     run = trac.train(data, config, device=device, out=folder, resume=resume)
@@ -144,7 +146,7 @@ def main() -> None:
     try:
         commands: dict[str, Any] = {"train": train, "sweep": sweep, "reproduce": reproduce}
         tyro.extras.subcommand_cli_from_dict(commands, prog="python -m trac")
-    except (ValueError, ImportError, OSError, CheckpointError, TrainingError) as error:
+    except (ValueError, ImportError, OSError, RuntimeError, MemoryError) as error:
         raise SystemExit(f"error: {error}") from None
     except KeyboardInterrupt as stop:
         print(f"\n{str(stop) or 'stopped; the same command goes on'}", file=sys.stderr)

@@ -1,9 +1,10 @@
 """Seeded rollouts in the real simulator, scored on DSRL's scale."""
 
 import pickle
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import gymnasium as gym
@@ -12,15 +13,11 @@ import pandas as pd
 import torch
 
 from trac.data.tasks import TASKS, Task, get_task, own_task
-from trac.envs import OptionError, check_options, make
+from trac.envs import MakeEnv, OptionError, check_options, open_env
+from trac.envs.checked import EnvError
 from trac.statistics import bootstrap_interval, safe
 
-MakeEnv = Callable[[], gym.Env]
 SCORES = ("return", "cost", "normalized_reward", "normalized_cost")
-
-
-class MissingCost(ValueError):
-    """An environment that does not report its cost."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,13 +74,14 @@ def evaluate(
         seed: fixes the episodes' seeds.
         workers: processes; defaults to the number of processors. 1 runs in this process.
         env_options: changes of the simulator's dynamics or constraint: see `trac.envs.OPTIONS`.
-        env: makes a fresh Gymnasium environment at each call, without arguments. Its episodes end, its actions
-            lie in [-1, 1] (gymnasium.wrappers.RescaleAction), and `info["cost"]` is there on every step.
+        env: makes a fresh Gymnasium environment at each call, without arguments. Observations are flat, actions lie
+            in [-1, 1] (gymnasium.wrappers.RescaleAction), `info["cost"]` is there on every step, and episodes end,
+            within 10,000 steps where there is no gymnasium.wrappers.TimeLimit.
         reward_range: (lowest, highest) episode return of a task of your own, such as the data's `reward_range`.
 
     Raises:
         MissingSimulator: the task's simulator is not installed.
-        MissingCost: the environment reports no cost.
+        EnvError: the environment is not so, or an action of the policy's is not finite or of another shape.
         OptionError: see `trac.envs.make`.
         ValueError: there is no episode or no policy, or the limit is negative or not a number; a task of your own lacks
             `env` or `reward_range`; `env` cannot be sent to other processes.
@@ -114,20 +112,26 @@ def evaluate_many(
     reward_range: tuple[float, float] | None = None,
 ) -> list[Evaluation]:
     """`evaluate` for several policies at once, each with its own limit and seed; one list of episodes to share out."""
-    if episodes < 1:
-        raise ValueError(f"episodes={episodes} must be at least 1.")
+    numbers = [
+        ("episodes", episodes, 1),
+        *(("seed", seed, 0) for seed in seeds),
+        ("workers", 1 if workers is None else workers, 1),
+    ]
+    for name, number, least in numbers:
+        if not isinstance(number, int | np.integer) or number < least:
+            raise ValueError(f"{name}={number!r} must be a whole number, at least {least}.")
     for policy, limit in zip(policies, cost_limits, strict=True):
-        if not hasattr(policy, "act"):
+        if not hasattr(policy, "act") or isinstance(policy, type):
             raise ValueError(f"{type(policy).__name__} has no act(observation): pass a policy, such as run.policy.")
-        if not limit >= 0:
-            raise ValueError(f"cost_limit={limit} must be 0 or more, or inf for no constraint.")
+        if not (isinstance(limit, Real) and limit >= 0):
+            raise ValueError(f"cost_limit={limit!r} must be 0 or more, or inf for no constraint.")
     options = dict(env_options or {})
-    known = _task(task, env, reward_range)
+    known = scored_task(task, env, reward_range)
     check_options(known, options)
     if env is not None and options:
         raise OptionError("env_options change trac's simulators: make the changes in your env= itself.")
     jobs = [
-        (policy, env or known.name, int(episode_seed), options)
+        (policy, known.name, int(episode_seed), options, env)
         for policy, seed in zip(policies, seeds, strict=True)
         for episode_seed in np.random.SeedSequence(seed).generate_state(episodes)
     ]
@@ -141,7 +145,8 @@ def evaluate_many(
     return results
 
 
-def _task(name: str | None, env: MakeEnv | None, reward_range: tuple[float, float] | None) -> Task:
+def scored_task(name: str | None, env: MakeEnv | None, reward_range: tuple[float, float] | None) -> Task:
+    """The task whose scale is that of the scores; raises ValueError where the arguments of `evaluate` give none."""
     if env is None and reward_range is None and name is not None:
         return get_task(name)
     if env is None:
@@ -154,7 +159,7 @@ def _task(name: str | None, env: MakeEnv | None, reward_range: tuple[float, floa
 
 
 def rollout(
-    policy: Any, task: str | MakeEnv, seed: int, env_options: Mapping[str, float] | None = None
+    policy: Any, task: str, seed: int, env_options: Mapping[str, float] | None = None, env: MakeEnv | None = None
 ) -> dict[str, float]:
     """One episode in a fresh simulator: seed, return, cost and length [steps].
 
@@ -162,22 +167,16 @@ def rollout(
     the first step, and `observe(reward, cost)`, called after each one.
     """
     total, cost, length, done = 0.0, 0.0, 0, False
-    with _one_thread():
-        env = task() if callable(task) else make(task, env_options)
-        observation, _ = env.reset(seed=seed)
+    with _one_thread(), closing(open_env(task, env, env_options)) as simulator:
+        observation, _ = simulator.reset(seed=seed)
         if hasattr(policy, "start"):
             policy.start(seed)
         while not done:
-            observation, reward, terminated, truncated, info = env.step(policy.act(observation))
-            if "cost" not in info:
-                raise MissingCost(
-                    f"{env} reports no cost: let its step() put the step's cost into the info, as info['cost']."
-                )
+            observation, reward, terminated, truncated, info = simulator.step(policy.act(observation))
             if hasattr(policy, "observe"):
                 policy.observe(float(reward), float(info["cost"]))
             total, cost, length = total + float(reward), cost + float(info["cost"]), length + 1
             done = terminated or truncated
-        env.close()
     return {"seed": seed, "return": total, "cost": cost, "length": length}
 
 
@@ -185,12 +184,14 @@ def _run(jobs: list[tuple[Any, ...]], workers: int | None) -> Iterator[dict[str,
     # loky's processes do not import the caller's main module, so scripts need no __main__ guard.
     import joblib
 
-    workers = min(workers or joblib.cpu_count(), len(jobs))
+    if workers is None:
+        workers = min(joblib.cpu_count(), len(jobs))
     if workers == 1:
         return (rollout(*job) for job in jobs)
-    if isinstance(jobs[0][1], str):
-        make(jobs[0][1]).close()  # a missing simulator is reported here, not from inside a worker
+    _, task, _, options, env = jobs[0]
+    open_env(task, env, options).close()  # what is missing or wrong is reported here, not from inside a worker
     try:
+        workers = min(workers, max(len(jobs), 2))
         return iter(joblib.Parallel(n_jobs=workers)(joblib.delayed(rollout)(*job) for job in jobs))
     except (pickle.PicklingError, TypeError) as error:
         if "pickle" not in str(error):
@@ -198,6 +199,10 @@ def _run(jobs: list[tuple[Any, ...]], workers: int | None) -> Iterator[dict[str,
         raise ValueError(
             f"the policy or env= cannot be sent to other processes ({error}). Let env= make all that it needs by "
             f"itself, or pass workers=1."
+        ) from error
+    except gym.error.UnregisteredEnv as error:
+        raise EnvError(
+            f"other processes do not know the environment ({error}). Let env= itself register it, or pass workers=1."
         ) from error
 
 

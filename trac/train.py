@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, overload
 
@@ -10,12 +10,13 @@ import torch
 
 from trac.config import ConfigError, Settings, TracConfig
 from trac.core import checkpoint
-from trac.core.fit import Learner, fit
+from trac.core.fit import EvaluationFailed, Learner, fit
 from trac.core.learner import learners, runs_that_fit
 from trac.core.run import Run
 from trac.data.tasks import TASKS
 from trac.data.trajectories import Trajectories
-from trac.envs import MissingSimulator, make
+from trac.envs import MissingSimulator, open_env
+from trac.envs.checked import check_log
 from trac.partition import Segments, segments_of
 
 C = TypeVar("C", bound=Settings)
@@ -31,12 +32,13 @@ _TRACES = ("run.json", "[0-9][0-9][0-9]/run.json", "checkpoints/*/*")  # what a 
 
 
 class TrainingError(RuntimeError):
-    """Some runs met a loss or a gradient that was not finite.
+    """Some runs met a loss or a gradient that was not finite, or an evaluation failed.
 
     Attributes:
         runs: all runs of the call. A failed one of TraC holds the last weights that a finite gradient made, and
-            the update at which it failed in `record["failed_step"]`; a baseline's holds what it came to, and the
-            update after which a metric was found not to be finite.
+            the update at which it failed in `record["failed_step"]`; a baseline's holds what it came to, which may be
+            NaN, and the update after which a metric was found not to be finite. Where an evaluation failed, the
+            runs that were trained together are as they were before it: `record["failed_evaluation"]` has the error.
     """
 
     def __init__(self, message: str, runs: list[Run]):
@@ -181,27 +183,33 @@ def run_all(
     if precision not in get_args(Precision):
         raise ConfigError(f"precision={precision!r} must be 'tf32' or 'float32'.")
     folder = None if out is None else Path(out)
+    options: dict[str, Any] = dict(identity=identity, resume=resume, progress=progress)
+    options |= dict(checkpoint_every=checkpoint_every, simulator=simulator)
     finished: dict[int, Run] = {}
     with checkpoint.locked(folder):
         if folder and not resume and any(path for pattern in _TRACES for path in folder.glob(pattern)):
-            raise ConfigError(f"{folder} holds a run already: pass resume=True to go on with it, or another folder.")
+            raise ConfigError(
+                f"{folder} holds a run already: pass resume=True to go on with an offline method's, or another folder."
+            )
         for number, (indices, group) in enumerate(groups):
             # Without a state to save, which an online learner's simulator has not, there are no checkpoints.
             place = folder / "checkpoints" / f"{number:02d}" if folder and group[0].state else None
             with _products(group[0].device, precision):
-                runs = fit(
-                    group,
-                    identity=identity,
-                    folder=place,
-                    resume=resume,
-                    progress=progress,
-                    checkpoint_every=checkpoint_every,
-                    simulator=simulator,
-                )
+                try:
+                    failure, runs = None, fit(group, folder=place, **options)
+                except EvaluationFailed as error:
+                    failure, runs = error.__cause__, error.runs
             for index, run in zip(indices, runs, strict=True):
                 finished[index] = run
                 if folder:
                     run.save(folder if single else folder / f"{index:03d}")
+            if failure:
+                step = max(run.record["failed_step"] for run in runs)
+                raise TrainingError(
+                    f"the evaluation after update {step} failed ({runs[0].record['failed_evaluation']}). The runs are "
+                    f"kept as they were then, in this error's .runs{f' and in {folder}' if folder else ''}.",
+                    [finished[i] for i in sorted(finished)],
+                ) from failure
 
     ordered = [finished[i] for i in range(len(finished))]
     failed = [f"run {i} at update {r.record['failed_step']}" for i, r in enumerate(ordered) if r.record["failed_step"]]
@@ -231,7 +239,9 @@ def config_list(data: Trajectories, config: C | Sequence[C], kind: type[C]) -> l
                 f"{data.task} is a task of your own, without a simulator in trac: train with eval_episodes=0, then "
                 f"trac.evaluate(run.policy, env=make_env, reward_range=data.reward_range, cost_limit=...)."
             )
-        make(data.task).close()  # a missing simulator is better known before the training than after it
+        # A simulator that is missing, or not the data's, is better known before the training than after it.
+        with closing(open_env(data.task)) as env:
+            check_log(env, data)
     return configs
 
 

@@ -23,6 +23,7 @@ from trac.baselines.coptidice import COptiDICEConfig, coptidice
 from trac.baselines.cpq import CPQConfig, cpq
 from trac.baselines.offline import horizon, seeded, transitions
 from trac.config import ConfigError
+from trac.envs.checked import EnvError
 from trac.teaching import cmdp
 from trac.train import TrainingError
 
@@ -206,6 +207,8 @@ def test_a_run_that_diverges_is_named(data):
     with pytest.raises(TrainingError, match="not finite in run 0 at update 10; 1 of 2 runs are finished") as caught:
         bcq_lag(data, configs, device="cpu", progress=False)
     assert [run.record["failed_step"] for run in caught.value.runs] == [10, None]
+    with pytest.raises(EnvError, match="the policy returns an action with a NaN"):
+        trac.evaluate(caught.value.runs[0].policy, task="BallCircle", cost_limit=8, episodes=1)
 
 
 def test_what_is_wrong_is_refused(data, tmp_path):

@@ -1,5 +1,8 @@
 """The online baselines: the multiplier's answer in a case by hand, and what a run starts from."""
 
+import os
+import signal
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -11,7 +14,10 @@ from trac.baselines import bc_all
 from trac.baselines.online import PIController
 from trac.baselines.recorder import Recorder
 from trac.config import ConfigError
+from trac.core import fit
 from trac.evaluate import rank
+from trac.policy import Policy
+from trac.train import TrainingError
 
 pytest.importorskip("stable_baselines3")
 from trac.baselines.ppo_lag import PPOLag, PPOLagConfig, ppo_lag
@@ -55,6 +61,7 @@ def test_the_multiplier_comes_to_rest_where_the_limit_is_met():
 
 
 def small(method, **changes):
+    changes = (dict(learning_starts=100) if method is SACLag else {}) | changes
     return method.Config(
         **dict(task="BallRun", steps=400, every=200, hidden=(16, 16), batch_size=20, eval_episodes=2) | changes
     )
@@ -151,6 +158,8 @@ def test_ppo_starts_from_the_cloned_policy(data):
         cloned = bc_all(data, trac.TracConfig(**shape, policy=kind, cost_limit=8), progress=False).policy
         learner = PPOLag(config, Recorder(trac.envs.make("BallCircle")), "cpu", cloned)
         np.testing.assert_allclose(learner.policies()[0].act(observations), cloned.act(observations), atol=1e-6)
+    with pytest.raises(ConfigError, match=r"init is for .* sizes \(8, 2\) and BallRun has \(7, 2\)"):
+        ppo_lag(config.replace(task="BallRun"), init=cloned, progress=False)
     with pytest.raises(ConfigError, match=r"init has hidden=\(16, 16\) and the config hidden=\(8,\)"):
         ppo_lag(config.replace(hidden=(8,)), init=cloned, progress=False)
 
@@ -160,6 +169,13 @@ def test_what_is_wrong_is_refused(data):
         sac_lag(PPOLagConfig())
     with pytest.raises(ConfigError, match="the config is for BallRun and the buffer's data is of BallCircle"):
         sac_lag(small(SACLag), buffer=data, progress=False)
+    with pytest.raises(ConfigError, match="learning_starts=400 must be below steps=400, or nothing is learned"):
+        sac_lag(small(SACLag, learning_starts=400), progress=False)
+    with pytest.raises(ConfigError, match="device='cuda'.*sees no CUDA|device='cuda'.*sees 0 CUDA"):
+        ppo_lag(small(PPOLag), device="cuda", progress=False)
+    for size in (1, 30, 400):
+        with pytest.raises(ConfigError, match=f"batch_size={size} must be a divisor of every=200, and above 1"):
+            small(PPOLag, batch_size=size)
     with pytest.raises(ConfigError, match="steps=300 must be a multiple of every=200"):
         SACLagConfig(steps=300, every=200)
     with pytest.raises(ConfigError, match="every=200 must be a multiple of train_freq=7"):
@@ -170,8 +186,63 @@ def test_what_is_wrong_is_refused(data):
         PPOLagConfig(initial_multiplier=2.0, max_multiplier=1.0)
     with pytest.raises(ConfigError, match="eval_every=300 must be a multiple of every=200"):
         small(PPOLag, eval_every=300)
-    with pytest.raises(ConfigError, match=r"one_state is a task of your own: pass reward_range=\(lowest, highest\)"):
+    with pytest.raises(ValueError, match=r"env= needs reward_range=\(lowest, highest\)"):
         ppo_lag(small(PPOLag, task="one_state"), env=OneState, progress=False)
+
+
+def test_a_run_whose_evaluation_fails_is_saved(tmp_path, monkeypatch):
+    def crash(*arguments, **options):
+        raise RuntimeError("the simulator is gone")
+
+    monkeypatch.setattr(fit, "evaluate_many", crash)
+    with pytest.raises(TrainingError, match=r"after update 400 failed .*is gone.*and in") as caught:
+        sac_lag(small(SACLag), progress=False, out=tmp_path)
+    loaded = trac.load_run(tmp_path)
+    assert same(loaded.policy, caught.value.runs[0].policy) and loaded.history.step.tolist() == [200, 400]
+    assert loaded.record["failed_step"] == 400
+
+
+def test_a_run_without_an_end_of_an_episode_says_so():
+    def long():
+        return gym.wrappers.TimeLimit(type("Long", (OneState,), {"step": step})(), 500)
+
+    def step(self, action):
+        return np.ones(2, dtype=np.float32), 0.0, False, False, {"cost": 1.0}
+
+    with pytest.warns(UserWarning, match="no episode ended within steps=400, so the cost limit was not learned from"):
+        ppo_lag(small(PPOLag, task="one_state", eval_episodes=0), env=long, progress=False)
+
+
+def test_ctrl_c_promises_nothing(tmp_path, monkeypatch):
+    advance = SACLag.advance
+
+    def press(self, step):
+        advance(self, step)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(SACLag, "advance", press)
+    with pytest.raises(KeyboardInterrupt, match="stopped after update 200 of 400; not saved: there is no checkpoint"):
+        sac_lag(small(SACLag), progress=False, out=tmp_path)
+
+
+def test_simulators_are_closed_one_after_the_other():
+    """Of MetaDrive, for one, a process has one simulator."""
+    running = []
+
+    class Single(OneState):
+        def __init__(self):
+            assert not running, "there is another one"
+            running.append(self)
+
+        def close(self):
+            running.remove(self)
+
+    config = small(SACLag, task="one_state", eval_episodes=0)
+    sac_lag([config, config], env=Single, progress=False)
+    with pytest.raises(ConfigError, match="hidden"):
+        init = Policy(2, 1, hidden=(4,))
+        ppo_lag(small(PPOLag, task="one_state", eval_episodes=0), env=Single, init=init, progress=False)
+    assert not running
 
 
 @pytest.mark.slow

@@ -1,8 +1,10 @@
 """All 38 tasks as far as this environment goes; `tests/safety` has those that need an environment of their own."""
 
+import os
 import sys
 from types import ModuleType, SimpleNamespace
 
+import gymnasium as gym
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,8 +12,10 @@ import suites
 
 import trac
 from trac import envs
+from trac.core import fit
 from trac.data import trajectories
 from trac.envs import MissingSimulator, make, metadrive
+from trac.train import TrainingError
 
 # Dimensions of observations and actions, from the tables of the simulator's paper and its code.
 BULLET = {
@@ -179,3 +183,35 @@ def test_metadrive_has_one_simulator_at_a_time(old_simulator):
     one.close()
     assert two.reset(seed=0)[0].shape == (2,)
     two.close()
+
+
+def test_metadrive_is_evaluated_in_other_processes_than_the_learners(old_simulator, monkeypatch):
+    pytest.importorskip("stable_baselines3")
+    from trac.baselines.ppo_lag import PPOLagConfig, ppo_lag
+
+    def note(policies, workers, **options):
+        raise RuntimeError(f"{workers} workers")
+
+    monkeypatch.setattr(fit, "evaluate_many", note)
+    config = PPOLagConfig(task="easydense", steps=20, every=20, batch_size=10, hidden=(8,), eval_episodes=1)
+    with pytest.raises(TrainingError, match="RuntimeError: 2 workers"):
+        ppo_lag(config, progress=False)
+    assert OldSimulator.running is None
+
+
+def test_one_episode_can_be_another_processs():
+    """Whose process id is the reward."""
+    result = trac.evaluate(Drive(), env=ProcessId, reward_range=(0, 1), cost_limit=1, episodes=1, workers=2)
+    assert result.episodes["return"][0] != os.getpid()
+    result = trac.evaluate(Drive(), env=ProcessId, reward_range=(0, 1), cost_limit=1, episodes=1)
+    assert result.episodes["return"][0] == os.getpid()
+
+
+class ProcessId(gym.Env):
+    observation_space = action_space = gym.spaces.Box(-1, 1, (2,))
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(2), {}
+
+    def step(self, action):
+        return np.zeros(2), os.getpid(), True, False, {"cost": 0.0}

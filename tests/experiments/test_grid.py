@@ -63,7 +63,9 @@ def test_where_is_an_expression_in_the_parameters(expression, kept):
         ("alpha >", "cannot be evaluated"),
         ("alpha > 'x'", "cannot be evaluated"),
         ("__import__('os').getcwd()", "cannot be evaluated"),
-        ("alpha", "cannot be evaluated"),
+        ("alpha", "it is not true or false of each point"),
+        ("0", "it is not true or false of each point"),
+        ("1 < 2", "it is not true or false of each point"),
     ],
 )
 def test_an_expression_that_makes_no_sense_is_refused(expression, message):

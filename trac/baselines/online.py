@@ -4,8 +4,9 @@ Stable-Baselines3's learner sees the reward r - λ c. The multiplier λ follows 
 """
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import warnings
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Annotated, Any, ClassVar
@@ -15,15 +16,15 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from trac import envs
 from trac.baselines.networks import BaselinePolicy, mlp
 from trac.baselines.recorder import Recorder
 from trac.config import ConfigError, Count, CountOrZero, NonNegative, Positive, Settings, Widths
 from trac.core.run import Run
 from trac.data.tasks import TASKS
+from trac.envs import MakeEnv, open_env
 from trac.envs.randomness import numpy_state
-from trac.evaluate import MakeEnv
-from trac.train import run_all
+from trac.evaluate import scored_task
+from trac.train import find_device, run_all
 
 
 @dataclass(frozen=True)
@@ -150,6 +151,12 @@ class OnlineLearner:
             )
             env.multiplier = self.multiplier(row["noisy_cost"] - self.config.cost_limit)
             self.multiplier_moved()
+        if step == self.config.steps and self.seen == self.before:
+            warnings.warn(
+                f"no episode ended within steps={step}, so the cost limit was not learned from: let steps be many "
+                f"episodes.",
+                stacklevel=2,
+            )
         return [row | {"multiplier": env.multiplier, "cumulative_cost": env.cumulative_cost}]
 
     def policies(self) -> list[MeanPolicy]:
@@ -202,29 +209,33 @@ def train_online(
         the cost of all steps so far; evaluation columns where there was one, whose own steps and costs are in neither.
 
     Raises:
-        ConfigError: a config is of another method, or a task of your own is to be evaluated without `reward_range`.
+        ConfigError: a config is of another method.
+        ValueError: a task of your own is to be evaluated without `reward_range`.
         ImportError: Stable-Baselines3 is not installed.
+        EnvError: the environment cannot be learned in, see `trac.envs.checked`.
         MissingSimulator: the task's simulator is not installed.
+        TrainingError: an evaluation failed; the runs so far are saved, and in the error's `.runs`.
     """
     configs: list[Any] = [config] if isinstance(config, Settings) else list(config)
     for c in configs:
         if not isinstance(c, method.Config):
             raise ConfigError(f"{c!r} is not a {method.Config.__name__}: pass one, or a list of them.")
-        if c.eval_episodes and c.task not in TASKS and reward_range is None:
-            raise ConfigError(
-                f"{c.task} is a task of your own: pass reward_range=(lowest, highest) episode return, or let "
-                f"eval_episodes be 0."
-            )
-    single = isinstance(config, Settings)
-    groups = (
-        ([i], [method(c, Recorder(env() if env else envs.make(c.task), c.reward_scale), device, warm_start)])
-        for i, c in enumerate(configs)
-    )
-    # Runs may themselves be processes side by side, so that episodes stay in this one.
-    simulator = dict(env=env, reward_range=reward_range, workers=1)
-    with _global_generators_as_they_were():
+        if c.eval_episodes:
+            scored_task(c.task, env, reward_range)
+    single, where = isinstance(config, Settings), find_device(device)
+
+    def groups() -> Generator[tuple[list[int], list[OnlineLearner]], None, None]:
+        for i, c in enumerate(configs):
+            with closing(open_env(c.task, env)) as simulator:
+                yield [i], [method(c, Recorder(simulator, c.reward_scale), where, warm_start)]
+
+    # Runs may themselves be processes side by side, so that episodes stay in this one. Of MetaDrive a process has one
+    # simulator, the learner's.
+    metadrive = any(c.task in TASKS and TASKS[c.task].suite == "metadrive" for c in configs)
+    simulator = dict(env=env, reward_range=reward_range, workers=2 if metadrive else 1)
+    with _global_generators_as_they_were(), closing(groups()) as each:
         runs = run_all(
-            groups,
+            each,
             identity={"algorithm": method.algorithm},
             single=single,
             out=out,

@@ -34,6 +34,11 @@ class PPOLagConfig(OnlineConfig):
     value_weight: NonNegative = 0.25  # of the value's loss
     noise: Positive = 0.5  # standard deviation of the actions at first
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.batch_size == 1 or self.every % self.batch_size:
+            raise ConfigError(f"batch_size={self.batch_size} must be a divisor of every={self.every}, and above 1.")
+
 
 class PPOLag(OnlineLearner):
     """One run of PPO-Lagrangian."""
@@ -70,6 +75,8 @@ class PPOLag(OnlineLearner):
     def _copy(self, init: Policy, layers: list[nn.Linear]) -> None:
         if (hidden := tuple(init.settings["hidden"])) != self.config.hidden:
             raise ConfigError(f"init has hidden={hidden} and the config hidden={self.config.hidden}.")
+        if (sizes := (init.obs_dim, init.act_dim)) != (wanted := (layers[0].in_features, layers[-1].out_features)):
+            raise ConfigError(f"init is for (observation, action) sizes {sizes} and {self.config.task} has {wanted}.")
         with torch.no_grad():
             for layer, ours in zip(layers, init.layers, strict=True):
                 # A Gaussian policy's last layer has the means first.

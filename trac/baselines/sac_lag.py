@@ -20,6 +20,7 @@ from trac.baselines.online import OnlineConfig, OnlineLearner, stable_baselines3
 from trac.baselines.recorder import relabel
 from trac.config import ConfigError, Count, CountOrZero, Finite, Positive, PositiveShare
 from trac.data.trajectories import KEYS, Trajectories
+from trac.envs.checked import check_log
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,10 @@ class SACLag(OnlineLearner):
 
     def build(self, warm_start: Trajectories | None) -> Any:
         config, offline = self.config, 0 if warm_start is None else len(warm_start)
+        if not offline and config.learning_starts >= config.steps:
+            raise ConfigError(
+                f"learning_starts={config.learning_starts} must be below steps={config.steps}, or nothing is learned."
+            )
         model = stable_baselines3().SAC(
             "MlpPolicy",
             self.env,
@@ -67,6 +72,7 @@ class SACLag(OnlineLearner):
         if warm_start is not None:
             if warm_start.task != config.task:
                 raise ConfigError(f"the config is for {config.task} and the buffer's data is of {warm_start.task}.")
+            check_log(self.env, warm_start)
             fill(model.replay_buffer, warm_start)
             # `relabel` finds them where those of the simulator follow.
             ends = np.cumsum(warm_start.lengths)[:-1]

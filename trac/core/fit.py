@@ -63,6 +63,13 @@ class Learner(Protocol):
         """Go on from a `state`."""
 
 
+class EvaluationFailed(Exception):
+    """What an evaluation raised is this exception's cause; the runs, as they were before it, go with it."""
+
+    def __init__(self, runs: list[Run]):
+        self.runs = runs
+
+
 @dataclass
 class Progress:
     """How far a training has come, beside its learners' state; a list has an entry for each run."""
@@ -104,6 +111,7 @@ def fit(
         ConfigError: the checkpoint is of other settings or of other data.
         CheckpointError: see `trac.core.checkpoint.load`.
         OSError: a checkpoint could not be written; those before it are whole.
+        EvaluationFailed: an evaluation raised something; there is a checkpoint from before it.
     """
     configs = [config for learner in learners for config in learner.configs]
     config, steps, device, n = configs[0], learners[0].steps, learners[0].device.type, len(configs)
@@ -114,40 +122,58 @@ def fit(
     started = time.perf_counter() - so_far.seconds
     title = config.task + (f", {n} runs" if n > 1 else "")
     bar = tqdm(total=steps[-1], initial=so_far.step, disable=not progress, desc=title, mininterval=1.0)
+    failure: Exception | None = None
     with bar, _interrupted_between_updates() as interrupted:
-        for step in steps[steps.index(so_far.step) + 1 if so_far.step else 0 :]:
-            if all(so_far.failed):
-                break
-            for learner in learners:
-                learner.advance(step)
-            _read(learners, step, so_far)
+        for step in steps[steps.index(so_far.step) if so_far.step else 0 :]:
             last = step == steps[-1]
-            due = last or (config.eval_every and step % config.eval_every == 0)
-            if config.eval_episodes and due and not all(so_far.failed):
-                _evaluate(learners, step, so_far, simulator or {})
-            bar.update(step - so_far.step)
-            so_far.step, so_far.seconds = step, time.perf_counter() - started
-            if folder and (interrupted or step % checkpoint_every == 0 or last):
-                _save(folder, learners, identity, so_far)
+            due = config.eval_episodes and (last or (config.eval_every and step % config.eval_every == 0))
+            if step > so_far.step:
+                if all(so_far.failed):
+                    break
+                for learner in learners:
+                    learner.advance(step)
+                _read(learners, step, so_far)
+                bar.update(step - so_far.step)
+                so_far.step, so_far.seconds = step, time.perf_counter() - started
+                if folder and (interrupted or due or step % checkpoint_every == 0 or last):
+                    _save(folder, learners, identity, so_far)
+            evaluated = any(scores["step"] == step for scores in so_far.scores[0])
+            if due and not (interrupted or evaluated or all(so_far.failed)):
+                try:
+                    _evaluate(learners, step, so_far, simulator or {})
+                except KeyboardInterrupt:  # it reaches the processes of an evaluation, too
+                    interrupted.append(signal.SIGINT)
+                except Exception as error:
+                    if not interrupted:
+                        failure = error
+                        break
+                else:
+                    so_far.seconds = time.perf_counter() - started
+                    if folder:
+                        _save(folder, learners, identity, so_far)
             if interrupted:
-                kept = f"saved in {folder}; go on with resume=True" if folder else "not saved without out="
+                kept = f"saved in {folder}; go on with resume=True" if folder else "not saved: there is no checkpoint"
                 raise KeyboardInterrupt(f"stopped after update {step} of {steps[-1]}; {kept}")
 
     record = {"algorithm": identity["algorithm"], "seconds": round(so_far.seconds, 2), "stack": n}
     record |= environment_info(device)
+    record["failed_evaluation"] = failure and f"{type(failure).__name__}: {failure}"
     policies = [policy for learner in learners for policy in learner.policies()]
     references = [policy for learner in learners for policy in learner.references(so_far.step)]
-    return [
+    runs = [
         Run(
             config=configs[m],
             policy=policies[m],
             reference=references[m],
             best=so_far.best[m],
             history=_history(so_far.rows[m], so_far.scores[m]),
-            record=record | {"failed_step": so_far.failed[m] or None},
+            record=record | {"failed_step": so_far.failed[m] or (so_far.step if failure else None)},
         )
         for m in range(n)
     ]
+    if failure:
+        raise EvaluationFailed(runs) from failure
+    return runs
 
 
 def _read(learners: Sequence[Learner], step: int, so_far: Progress) -> None:

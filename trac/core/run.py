@@ -36,7 +36,8 @@ class Run:
             class, share of batches that lacked a class, norm of the gradient (means since the row before);
             evaluation columns where there was one. A baseline has columns of its own in place of those after step.
         record: algorithm, versions, thread count, device, processor; stack, the number of runs that were trained side
-            by side, and seconds, what all of them took; failed_step, see `trac.train`'s TrainingError, or None.
+            by side, and seconds, what all of them took; failed_step and failed_evaluation, see `trac.train`'s
+            TrainingError, or None. A baseline's weights may be NaN then, which `trac.evaluate` refuses.
     """
 
     config: Any

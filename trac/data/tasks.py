@@ -120,12 +120,15 @@ def own_task(name: str, reward_range: tuple[float, float]) -> Task:
     Raises:
         ValueError: the range has no width, or the name is one of the 38.
     """
-    low, high = reward_range
     if name in TASKS:
         raise ValueError(f"{name} has DSRL's reward range: leave reward_range out, or name your task differently.")
+    try:
+        low, high = map(float, reward_range)
+    except (TypeError, ValueError):
+        low = high = math.nan
     if not -math.inf < low < high < math.inf:
         raise ValueError(f"reward_range={reward_range} must be the (lowest, highest) episode return.")
-    return Task(name, "own", "", "", 0, float(low), float(high), (), MappingProxyType({}))
+    return Task(name, "own", "", "", 0, low, high, (), MappingProxyType({}))
 
 
 def check_name(name: str) -> None:

@@ -5,17 +5,24 @@ a display and whose `info["cost"]` is there on every step; and `NEEDS`, how its 
 """
 
 import math
+import os
+import tempfile
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from numbers import Real
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
+from trac.data.download import dsrl_folder
 from trac.data.tasks import Task, get_task, suggestion
 from trac.envs import bullet, metadrive, safety_gymnasium
+from trac.envs.checked import Checked, EnvError
 from trac.envs.randomness import numpy_state
+
+MakeEnv = Callable[[], gym.Env]
 
 
 class MissingSimulator(ImportError):
@@ -101,7 +108,7 @@ def make(task: str | Task, env_options: Mapping[str, float] | None = None) -> gy
     suite = dict(bullet=bullet, safety_gymnasium=safety_gymnasium, metadrive=metadrive)[task.suite]
     try:
         # Building some of the agents draws from NumPy's global generator too.
-        with numpy_state(np.random.RandomState(0).get_state()):
+        with numpy_state(np.random.RandomState(0).get_state()), _folder_for_dsrl():
             env = suite.build(task)
     except ImportError as error:
         raise MissingSimulator(
@@ -113,6 +120,30 @@ def make(task: str | Task, env_options: Mapping[str, float] | None = None) -> gy
     limited = gym.wrappers.TimeLimit(env, max_episode_steps=task.max_episode_steps)
     noise, delay = options.get("observation_noise", 0.0), int(options.get("action_delay", 0))
     return Disturbed(limited, noise, delay) if noise or delay else limited
+
+
+def open_env(task: str, env: MakeEnv | None = None, env_options: Mapping[str, float] | None = None) -> Checked:
+    """A fresh simulator from `make`, or what `env` makes; raises EnvError for one that `Checked` refuses."""
+    if env is not None and not callable(env):
+        raise EnvError(
+            f"env={env!r} must be a function that makes a fresh environment, such as lambda: gymnasium.make('...')."
+        )
+    return Checked(env() if env else make(task, env_options))
+
+
+@contextmanager
+def _folder_for_dsrl() -> Iterator[None]:
+    """The import of dsrl makes a folder for its downloads: elsewhere, where HOME cannot be written."""
+    before = dict(os.environ)
+    try:
+        dsrl_folder().mkdir(parents=True, exist_ok=True)
+    except OSError:
+        os.environ["DSRL_DATASET_DIR"] = tempfile.gettempdir()
+    try:
+        yield
+    finally:
+        os.environ.pop("DSRL_DATASET_DIR", None)
+        os.environ.update(before)
 
 
 def render(env: gym.Env) -> np.ndarray:

@@ -76,7 +76,10 @@ def plan(
 def _rows_where(points: list[dict[str, Any]], expression: str) -> list[int]:
     table = pd.DataFrame({name: pd.Series([point[name] for point in points]) for name in points[0]})
     try:
-        return list(table.query(expression, engine="python").index)
+        holds = table.eval(expression, engine="python")
+        if not isinstance(holds, pd.Series) or holds.dtype != bool:
+            raise TypeError("it is not true or false of each point")
+        return list(holds.index[holds])
     except Exception as error:  # whatever the expression makes pandas raise
         raise SweepError(
             f"--where {expression!r} cannot be evaluated ({error}). Write it as for pandas.DataFrame.query, in the "
