@@ -13,6 +13,7 @@ import torch
 
 from trac.data.tasks import TASKS, Task, get_task, own_task
 from trac.envs import OptionError, check_options, make
+from trac.policy import torch_defaults
 from trac.statistics import interval
 
 MakeEnv = Callable[[], gym.Env]
@@ -101,6 +102,7 @@ def evaluate(
     )[0]
 
 
+@torch_defaults()
 def evaluate_many(
     policies: Sequence[Any],
     *,

@@ -1,6 +1,7 @@
 """train(): clone a reference policy, then train the policy as a classifier of segments (paper, algorithm 1)."""
 
 import os
+import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,10 +14,12 @@ from trac.core import checkpoint
 from trac.core.fit import Learner, fit
 from trac.core.learner import learners
 from trac.core.run import Run
+from trac.data.files import fingerprint
 from trac.data.tasks import TASKS
 from trac.data.trajectories import Trajectories
 from trac.envs import MissingSimulator, make
 from trac.partition import Segments, segments_of
+from trac.policy import torch_defaults
 
 C = TypeVar("C", bound=Settings)
 
@@ -140,14 +143,20 @@ def train_on(
         for indices in stacks.values()
     )
     arrays = [array for s in segments for array in (s.starts, s.labels, s.weights)]
-    identity = {
-        "algorithm": algorithm,
-        "segments": checkpoint.fingerprint(*arrays),
-        "data": checkpoint.fingerprint(data.observations, data.actions),
-    }
-    return run_all(groups, identity=identity, **options)
+    identity = {"algorithm": algorithm}
+    if options.get("out") is not None:  # checkpoints alone need it
+        identity |= {"segments": fingerprint(*arrays)} | data_identity(data, ("observations", "actions"))
+    counts = ("length", "total", "too_short", "too_short_unsafe")
+    records = [{"segments": {name: getattr(s, name) for name in counts} | {"labelled": len(s)}} for s in segments]
+    return run_all(groups, identity=identity, records=records, **options)
 
 
+def data_identity(data: Trajectories, names: Iterable[str]) -> dict[str, str]:
+    """For a checkpoint's identity: a hash of each of these arrays, by its name."""
+    return {name: fingerprint(getattr(data, name)) for name in names}
+
+
+@torch_defaults()
 def run_all(
     groups: Iterable[tuple[Sequence[int], Sequence[Learner]]],
     *,
@@ -158,6 +167,7 @@ def run_all(
     progress: bool = True,
     checkpoint_every: int = 500,
     simulator: Mapping[str, Any] | None = None,
+    records: Sequence[Mapping[str, Any]] | None = None,
 ) -> list[Run]:
     """Fit groups of learners one after the other, keep other processes out of the folder, and save what is finished.
 
@@ -166,6 +176,7 @@ def run_all(
             the group before is finished.
         identity, simulator: see `fit`.
         single: there is one run, which is saved in `out` itself.
+        records: for each run what its record is to hold beside the rest.
 
     For the rest and the errors see `train`.
     """
@@ -191,6 +202,7 @@ def run_all(
                 )
             for index, run in zip(indices, runs, strict=True):
                 finished[index] = run
+                run.record |= records[index] if records else {}
                 if folder:
                     run.save(folder if single else folder / f"{index:03d}")
 
@@ -207,7 +219,9 @@ def run_all(
 
 def config_list(data: Trajectories, config: C | Sequence[C], kind: type[C]) -> list[C]:
     """A method's configs, one or several, as a list; raises ConfigError or MissingSimulator for what cannot be run."""
-    configs = [config] if isinstance(config, Settings) else list(config)
+    if not isinstance(data, Trajectories):
+        raise ConfigError(f"the data is {reprlib.repr(data)}: pass trajectories, such as trac.load({kind().task!r}).")
+    configs: list[Any] = list(config) if isinstance(config, list | tuple) else [config]
     for c in configs:
         if not isinstance(c, kind):
             raise ConfigError(f"{c!r} is not a {kind.__name__}: pass one, or a list of them.")
@@ -230,20 +244,22 @@ def find_device(device: str | torch.device | None) -> torch.device:
     """The device of that name, or a GPU where there is one, else the CPU; raises ConfigError for what is not there."""
     try:
         found = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise ConfigError(f"device={device!r} is none of torch's: use 'cpu' or 'cuda'.") from error
-    if found.type == "cuda" and not torch.cuda.is_available():
+    if found.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device={str(device)!r}: trac trains on 'cpu' and 'cuda' alone.")
+    if found.type == "cuda" and (found.index or 0) >= (count := torch.cuda.device_count()):
         raise ConfigError(
-            f"device={str(device)!r}, and torch {torch.__version__} sees no CUDA device: use device='cpu'."
+            f"device={str(device)!r}, and torch {torch.__version__} sees {count} CUDA devices: use device='cpu'."
         )
     return found
 
 
 @contextmanager
 def _tensor_cores(device: torch.device) -> Iterator[None]:
-    """On a GPU, products with TF32's 10 bits of mantissa, several times as fast as with float32's 23."""
+    """On a GPU, products with TF32's 10 bits of mantissa, several times as fast as with float32's 23; else with all."""
     before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high" if device.type == "cuda" else before)
+    torch.set_float32_matmul_precision("high" if device.type == "cuda" else "highest")
     try:
         yield
     finally:

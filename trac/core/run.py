@@ -18,6 +18,7 @@ from torch import nn
 
 from trac.config import ConfigError, Settings
 from trac.data.files import write_file
+from trac.policy import torch_defaults
 
 FORMAT = 2  # of a saved run; 1 was written by trac-book 0.1
 _UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError)
@@ -72,12 +73,14 @@ class Run:
         return folder
 
 
+@torch_defaults()
 def load_run(folder: str | os.PathLike[str]) -> Run:
     """Read what `Run.save` wrote. Raises FileNotFoundError or ConfigError naming the file that is wrong."""
     folder = Path(folder)
     for name in ("run.json", "weights.safetensors", "history.csv"):
         if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder / name}: no such file; {folder} does not hold a finished run.")
+            several = f"; it holds a list of them: read {folder / '000'}" if (folder / "000").is_dir() else ""
+            raise FileNotFoundError(f"{folder / name}: no such file; {folder} does not hold a finished run{several}.")
     try:
         manifest = json.loads((folder / "run.json").read_text())
         if manifest.get("format", 1) != FORMAT:
