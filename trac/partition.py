@@ -152,7 +152,8 @@ def segments_of(data: Trajectories, config: TracConfig) -> Segments:
         )
     if not (labels == 1).any():
         raise PartitionError(
-            f"no segment is desirable: the bottom share took all {len(ranked)} safe segments. Lower bottom={bottom:g}."
+            f"no segment is desirable: the bottom share took all {len(ranked)} safe segments. "
+            + advised(f"lower bottom={bottom:g}.")
         )
 
     weights = np.ones(len(starts))

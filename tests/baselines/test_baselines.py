@@ -219,7 +219,7 @@ def test_what_is_wrong_is_refused(data, tmp_path):
         cpq(data, small("cpq", gamma=0.9), device="cpu", progress=False, out=tmp_path, resume=True)
     for name in ("rewards", "costs", "actions"):
         changed = dataclasses.replace(data, **{name: getattr(data, name) / 2})
-        with pytest.raises(ConfigError, match="the data changed"):
+        with pytest.raises(ConfigError, match=f"the {name} changed"):
             cpq(changed, small("cpq"), device="cpu", progress=False, out=tmp_path, resume=True)
 
 

@@ -342,7 +342,7 @@ def _advice(file: h5py.File, missing: list[str]) -> str:
             "to trac.data.trajectories.from_arrays: observations[:-1], next_observations=observations[1:], actions, "
             "rewards, costs=infos/cost, terminals=terminations, timeouts=truncations."
         )
-    if renamed := [f"{_OTHERS_NAMES[key]} to {key}" for key in missing if _OTHERS_NAMES.get(key) in file]:
+    if renamed := [f"{_OTHERS_NAMES[key]} to {key}" for key in missing if _OTHERS_NAMES.get(key, key) in file]:
         return f": rename {', '.join(renamed)}, as DSRL's form calls them."
     names = sorted(file)
     more = f" and {len(names) - 10} more" if len(names) > 10 else ""
