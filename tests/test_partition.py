@@ -67,7 +67,7 @@ def test_ends_that_are_not_marked_are_told():
         "36 of 38 episodes, 18 of them unsafe, are shorter than 12 steps and have no segment: lower segment_ratio, or "
         "mark an end that is missing inside episode 36, the longest with its 12 steps."
     )
-    with pytest.warns(UserWarning, match=message):
+    with pytest.warns(UserWarning, match=message), pytest.warns(UserWarning, match="the same return 36"):
         segments = partition(data, cost_limit=3)
     assert (segments.total, segments.too_short) == (2, 36)
 

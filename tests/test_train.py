@@ -188,6 +188,9 @@ def test_options_that_make_no_sense_are_refused(data):
             trac.train(data, config)
     with pytest.raises(ConfigError, match=r"the data is 'BallCircle': pass trajectories, such as trac.load"):
         trac.train("BallCircle", QUICK)
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="device=0 is none of torch's"):
+            trac.train(data, QUICK, device=0)
     for device in ("mps", "meta"):
         with pytest.raises(ConfigError, match=f"device='{device}': trac trains on 'cpu' and 'cuda' alone"):
             trac.train(data, QUICK, device=device)

@@ -243,7 +243,7 @@ def config_list(data: Trajectories, config: C | Sequence[C], kind: type[C]) -> l
 def find_device(device: str | torch.device | None) -> torch.device:
     """The device of that name, or a GPU where there is one, else the CPU; raises ConfigError for what is not there."""
     try:
-        found = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        found = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device is None else device)
     except (RuntimeError, TypeError) as error:
         raise ConfigError(f"device={device!r} is none of torch's: use 'cpu' or 'cuda'.") from error
     if found.type not in ("cpu", "cuda"):

@@ -46,7 +46,6 @@ def test_each_method_puts_the_limit_on_its_own_scale(data):
 def test_the_horizon_is_the_tasks_and_of_a_task_of_ones_own_the_datas(data):
     own = dataclasses.replace(data, task="mine")
     assert (horizon(data), horizon(own)) == (200, 20)
-    assert horizon(dataclasses.replace(data, lengths=np.array([240]))) == 240
     assert learner("cpq", own, task="mine").limit() == pytest.approx(losses.discounted_limit(8, 0.99, 20))
     assert learner("cdt", own, task="mine").policy.times.num_embeddings == 20
 

@@ -1,3 +1,4 @@
+import dataclasses
 import errno
 import os
 import subprocess
@@ -100,6 +101,7 @@ def with_value(value, row=7):
         (broken("observations", lambda a: [[1, 2], [3]]), "observations is not an array of numbers"),
         (broken("timeouts", lambda a: [[1, 2], [3]]), "timeouts is not an array of numbers"),
         (broken("rewards", lambda a: a + 1j), "rewards is not an array of numbers .its type is complex128"),
+        (broken("rewards", lambda a: np.ma.masked_greater(a, 1)), "rewards is not .* .some entries are masked"),
         (broken("rewards", lambda a: a.astype(str)), "rewards is not an array of numbers .its type is <U"),
         (broken("rewards", lambda a: np.where(a > 1, 1e300, a)), "rewards has a NaN or infinite value"),
         (broken("next_observations", lambda a: 5), r"next_observations has shape \(\), observations \(240, 8\)"),
@@ -200,6 +202,26 @@ def test_the_callers_arrays_are_copied(arrays):
         before = getattr(data, key).copy()
         arrays[key][...] = 7
         np.testing.assert_array_equal(getattr(data, key), before)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: dict(costs=d.costs[:, None]), r"costs has shape \(240, 1\), and the episodes have 240 steps in all"),
+        (lambda d: dict(rewards=d.rewards[:-1]), r"rewards has shape \(239,\)"),
+        (lambda d: dict(costs=-d.costs), "costs must be 0 or more; the smallest is -1"),
+        (lambda d: dict(costs=d.costs * np.nan), "costs has a NaN or infinite value, first in row 0"),
+        (lambda d: dict(actions=d.actions * 3), r"actions must lie in \[-1, 1\]"),
+        (
+            lambda d: dict(timeouts=np.roll(d.timeouts, 1)),
+            "the episodes do not end where terminals or timeouts are true",
+        ),
+        (lambda d: dict(_next=d.observations[:3]), "next_observations has shape"),
+    ],
+)
+def test_replaced_arrays_are_checked_too(data, change, message):
+    with pytest.raises(DatasetError, match=f"BallCircle: {message}"):
+        dataclasses.replace(data, **change(data))
 
 
 def test_an_episode_longer_than_the_task_is_refused(tmp_path, arrays):

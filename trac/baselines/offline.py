@@ -88,9 +88,8 @@ def transitions(
 
 
 def horizon(data: Trajectories) -> int:
-    """T [steps]: the longest episode that the task has, or the data; a task of one's own has the data's alone."""
-    longest = int(data.lengths.max())
-    return max(longest, TASKS[data.task].max_episode_steps) if data.task in TASKS else longest
+    """T [steps]: the longest episode that the task allows; for a task of one's own, the data's longest."""
+    return TASKS[data.task].max_episode_steps if data.task in TASKS else int(data.lengths.max())
 
 
 @contextmanager

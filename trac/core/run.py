@@ -82,7 +82,7 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
             several = f"; it holds a list of them: read {folder / '000'}" if (folder / "000").is_dir() else ""
             raise FileNotFoundError(f"{folder / name}: no such file; {folder} does not hold a finished run{several}.")
     try:
-        manifest = json.loads((folder / "run.json").read_text())
+        manifest = json.loads((folder / "run.json").read_text(), parse_constant=_no_constant)
         if manifest.get("format", 1) != FORMAT:
             found = manifest.get("format", 1)
             raise ValueError(f"it has format {found}, this version reads {FORMAT}; format 1 is of trac-book 0.1")
@@ -120,6 +120,10 @@ def processor() -> str:
     lines = path.read_text().splitlines() if path.is_file() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor()
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"run.json has {name}, which is not JSON")
 
 
 def _name(instance: Any) -> str:

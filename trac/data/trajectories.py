@@ -5,7 +5,7 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import InitVar, dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -57,6 +57,43 @@ class Trajectories:
     reward_range: tuple[float, float]
     # Or the file to read them from, and its `_state` when the other arrays were read.
     _next: np.ndarray | tuple[Path, tuple[int, int, str]] | None = field(default=None, repr=False)
+    where: InitVar[str] = ""  # how errors call the source
+
+    def __post_init__(self, where: str) -> None:
+        # Here, so that dataclasses.replace() is checked, too.
+        where = where or self.task
+        n, last = int(self.lengths.sum()), self.starts + self.lengths - 1
+        for key in ("observations", "actions", "rewards", "costs", "terminals", "timeouts"):
+            values, dimensions = getattr(self, key), 2 if key in ("observations", "actions") else 1
+            if values.ndim != dimensions or len(values) != n:
+                raise DatasetError(f"{where}: {key} has shape {values.shape}, and the episodes have {n} steps in all.")
+            _check_finite(values, key, where)
+        if isinstance(self._next, np.ndarray):
+            _check_next(self._next.shape, self.observations.shape, where)
+            _check_finite(self._next, "next_observations", where)
+        if not np.array_equal(np.flatnonzero(self.terminals | self.timeouts), last):
+            raise DatasetError(
+                f"{where}: the episodes do not end where terminals or timeouts are true; use from_arrays."
+            )
+        if self.costs.min() < 0:
+            raise DatasetError(
+                f"{where}: costs must be 0 or more; the smallest is {self.costs.min():g}, first below 0 in row "
+                f"{int(np.argmax(self.costs < 0))}. Check their sign."
+            )
+        # Files written in float32 from float64 simulators overshoot by a rounding error.
+        largest = float(np.abs(self.actions).max())
+        if largest > 1 + 1e-4:
+            row = int(np.argwhere(np.abs(self.actions) > 1 + 1e-4)[0][0])
+            raise DatasetError(
+                f"{where}: actions must lie in [-1, 1]; the largest is {largest:g}, first in row {row}. Rescale them "
+                f"as 2 (a - low) / (high - low) - 1, and the simulator by gymnasium.wrappers.RescaleAction(env, -1, 1)."
+            )
+        longest = int(self.lengths.max())
+        if self.task in TASKS and longest > (most := TASKS[self.task].max_episode_steps):
+            raise DatasetError(
+                f"{where}: episode {self.lengths.argmax()} has {longest} steps, and those of {self.task} have at most "
+                f"{most}. Mark the ends that are missing as timeouts, or name the task otherwise."
+            )
 
     def __len__(self) -> int:
         """Number of transitions N."""
@@ -139,6 +176,7 @@ def _checked(
     reward_range: tuple[float, float] | None,
     where: str,
     copy: bool,
+    later: tuple[Path, tuple[int, int, str]] | None = None,
 ) -> Trajectories:
     check_name(task)
     if reward_range is not None:
@@ -148,6 +186,8 @@ def _checked(
         try:
             if (kind := np.asarray(value).dtype).kind not in "biufO":
                 raise TypeError(f"its type is {kind}")
+            if np.ma.is_masked(value):
+                raise TypeError("some entries are masked")
             with np.errstate(over="ignore"):  # what is infinite then is refused below
                 arrays[key] = (np.array if copy else np.asarray)(value, dtype=np.float32, order="C")
         except (TypeError, ValueError, RuntimeError, OverflowError) as error:
@@ -171,25 +211,8 @@ def _checked(
         raise DatasetError(
             f"{where}: the arrays have different lengths {sizes}. Write the same number of rows for each."
         )
-    for key in ("observations", "actions", "rewards", "costs"):
-        _check_finite(arrays[key], key, where)
     if upcoming is not None:
         _check_next(upcoming.shape, arrays["observations"].shape, where)
-        _check_finite(upcoming, "next_observations", where)
-    if arrays["costs"].min(initial=0.0) < 0:
-        raise DatasetError(
-            f"{where}: costs must be 0 or more; the smallest is {arrays['costs'].min():g}, first below 0 in row "
-            f"{int(np.argmax(arrays['costs'] < 0))}. Check their sign."
-        )
-    # Files written in float32 from float64 simulators overshoot by a rounding error.
-    largest = float(np.abs(arrays["actions"]).max(initial=0.0))
-    if largest > 1 + 1e-4:
-        row = int(np.argwhere(np.abs(arrays["actions"]) > 1 + 1e-4)[0][0])
-        raise DatasetError(
-            f"{where}: actions must lie in [-1, 1]; the largest is {largest:g}, first in row {row}. Rescale them as "
-            f"2 (a - low) / (high - low) - 1, and the simulator to match: gymnasium.wrappers.RescaleAction(env, -1, 1)."
-        )
-
     ends = np.flatnonzero(arrays["terminals"] | arrays["timeouts"])
     if len(ends) == 0:
         raise DatasetError(
@@ -197,11 +220,6 @@ def _checked(
         )
     starts = np.concatenate([[0], ends[:-1] + 1]).astype(np.int64)
     lengths = ends + 1 - starts
-    if task in TASKS and lengths.max() > TASKS[task].max_episode_steps:
-        raise DatasetError(
-            f"{where}: episode {lengths.argmax()} has {lengths.max()} steps, and those of {task} have at most "
-            f"{TASKS[task].max_episode_steps}. Mark the ends that are missing as timeouts, or name the task otherwise."
-        )
     n = int(ends[-1]) + 1
     if n < sizes["rewards"]:
         warnings.warn(
@@ -215,7 +233,9 @@ def _checked(
     elif reward_range is None:
         returns = np.add.reduceat(arrays["rewards"].astype(np.float64), starts)
         reward_range = (float(returns.min()), float(returns.max()))
-    return Trajectories(task=task, **arrays, starts=starts, lengths=lengths, reward_range=reward_range, _next=upcoming)
+    arrays |= dict(starts=starts, lengths=lengths)
+    following = later if upcoming is None else upcoming
+    return Trajectories(task=task, **arrays, reward_range=reward_range, _next=following, where=where)
 
 
 def read(path: str | os.PathLike[str], task: str, reward_range: tuple[float, float] | None = None) -> Trajectories:
@@ -235,7 +255,7 @@ def read(path: str | os.PathLike[str], task: str, reward_range: tuple[float, flo
         if "next_observations" in file:
             _check_next(_dataset(file, "next_observations", path).shape, np.shape(arrays["observations"]), path)
             later = (path.resolve(), _state(path, arrays["rewards"]))
-    return replace(_checked(task, arrays, reward_range, str(path), copy=False), _next=later)
+    return _checked(task, arrays, reward_range, str(path), copy=False, later=later)
 
 
 def read_costs(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -327,10 +347,10 @@ def _failure(path: Path, error: Exception) -> DatasetError:
             f"{path}: its file system has no locks. Set the environment variable HDF5_USE_FILE_LOCKING=FALSE and start "
             f"Python again."
         )
-    if number in (errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ETIMEDOUT):
+    if number:
         return DatasetUnavailable(f"{path}: the system could not read it ({os.strerror(number)}). Try again.")
     return DatasetError(
-        f"{path}: not a readable HDF5 file, or a damaged one ({error!s:.300}). Delete it and fetch or write it again."
+        f"{path}: not a readable HDF5 file, or a damaged one ({error!s:.300}). Fetch or write it again."
     )
 
 
