@@ -179,11 +179,12 @@ def test_options_that_make_no_sense_are_refused(data):
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="sees 0 CUDA devices: use device='cpu'"):
             trac.train(data, QUICK, device="cuda")
-    with pytest.raises(ConfigError, match="checkpoint_every=0 must be at least 1"):
-        trac.train(data, QUICK, checkpoint_every=0)
+    for every in (0, np.nan):
+        with pytest.raises(ConfigError, match=f"checkpoint_every={every} must be at least 1"):
+            trac.train(data, QUICK, checkpoint_every=every)
     with pytest.raises(ConfigError, match="device='gpu' is none of torch's"):
         trac.train(data, QUICK, device="gpu")
-    for config in (dict(alpha=0.2), 3, (QUICK for _ in range(2))):
+    for config in (dict(alpha=0.2), 3, None, TracConfig):
         with pytest.raises(ConfigError, match=" is not a TracConfig: pass one, or a list of them"):
             trac.train(data, config)
     with pytest.raises(ConfigError, match=r"the data is 'BallCircle': pass trajectories, such as trac.load"):

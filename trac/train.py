@@ -180,7 +180,7 @@ def run_all(
 
     For the rest and the errors see `train`.
     """
-    if checkpoint_every < 1:
+    if not checkpoint_every >= 1:
         raise ConfigError(f"checkpoint_every={checkpoint_every} must be at least 1.")
     folder = None if out is None else Path(out)
     finished: dict[int, Run] = {}
@@ -221,7 +221,7 @@ def config_list(data: Trajectories, config: C | Sequence[C], kind: type[C]) -> l
     """A method's configs, one or several, as a list; raises ConfigError or MissingSimulator for what cannot be run."""
     if not isinstance(data, Trajectories):
         raise ConfigError(f"the data is {reprlib.repr(data)}: pass trajectories, such as trac.load({kind().task!r}).")
-    configs: list[Any] = list(config) if isinstance(config, list | tuple) else [config]
+    configs: list[Any] = list(config) if isinstance(config, Iterable) else [config]
     for c in configs:
         if not isinstance(c, kind):
             raise ConfigError(f"{c!r} is not a {kind.__name__}: pass one, or a list of them.")

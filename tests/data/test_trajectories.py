@@ -195,6 +195,14 @@ def test_a_file_without_next_observations_is_read_and_written(tmp_path, arrays):
         _ = data.next_observations
 
 
+def test_rows_that_were_never_written_are_told(tmp_path, arrays):
+    path = write_raw(tmp_path / "a.hdf5", drop(arrays, "costs"))
+    with h5py.File(path, "a") as file:
+        file.create_dataset("costs", shape=(240,), dtype="f4", chunks=(50,))[:100] = arrays["costs"][:100]
+    with pytest.warns(UserWarning, match="a.hdf5: part of costs was never written, and is read as 0."):
+        assert read(path, "BallCircle").costs[150:].sum() == 0
+
+
 def test_the_callers_arrays_are_copied(arrays):
     arrays = {key: np.asarray(value, dtype=np.float32) for key, value in arrays.items()}
     data = from_arrays("BallCircle", **arrays)

@@ -1,6 +1,7 @@
 """Logged trajectories as flat arrays, and DSRL's HDF5 form in and out. Every check on input is here."""
 
 import errno
+import math
 import os
 import warnings
 from collections.abc import Iterator, Mapping
@@ -394,4 +395,7 @@ def _array(file: h5py.File, key: str, path: Path) -> np.ndarray:
     dataset = _dataset(file, key, path)
     # float32 already while reading: no second copy of the whole array.
     values: np.ndarray = (dataset.astype(np.float32) if dataset.dtype.kind == "f" else dataset)[()]
+    chunks = math.prod(-(-size // step) for size, step in zip(dataset.shape, dataset.chunks or (), strict=False))
+    if dataset.chunks and dataset.id.get_num_chunks() < chunks:
+        warnings.warn(f"{path}: part of {key} was never written, and is read as {dataset.fillvalue}.", stacklevel=4)
     return values
