@@ -37,8 +37,8 @@ class Run:
             class, share of batches that lacked a class, norm of the gradient (means since the row before);
             evaluation columns where there was one. A baseline has columns of its own in place of those after step.
         record: algorithm, versions, thread count, device, processor; stack, the number of runs that were trained side
-            by side, and seconds, what all of them took; failed_step, see `trac.train`'s TrainingError, or None; of TraC and
-            cloning segments, the counts of `trac.partition.Segments` and how many are labelled.
+            by side, and seconds, what all of them took; failed_step, see `trac.train`'s TrainingError, or None; of TraC
+            and cloning segments, the counts of `trac.partition.Segments` and how many are labelled.
     """
 
     config: Any
