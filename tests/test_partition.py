@@ -1,4 +1,5 @@
 import inspect
+import warnings
 
 import numpy as np
 import pytest
@@ -50,10 +51,35 @@ def test_segments_cover_every_start_once_and_scale_the_limit():
 
 def test_episodes_that_are_too_short_are_counted():
     data = one_step_rewards(returns=[1, 2, 3], costs=[0, 9, 9], lengths=[8, 8, 5])
-    with pytest.warns(UserWarning, match="all 1 safe segments have the same return"):
+    with (
+        pytest.warns(UserWarning, match="all 1 safe segments have the same return"),
+        pytest.warns(UserWarning, match="1 of 3 episodes"),
+    ):
         segments = partition(data, cost_limit=3, top=1.0, segment_ratio=1.0)
     assert (segments.too_short, segments.too_short_unsafe) == (1, 1)
     assert "1 episodes are too short, 1 of them unsafe" in repr(segments)
+
+
+def test_ends_that_are_not_marked_are_told():
+    """Four of 42 ends are missing, and two episodes have three times as many steps as the others."""
+    data = one_step_rewards(np.arange(38.0), [0, 4] * 19, lengths=[4] * 36 + [12] * 2)
+    message = (
+        "36 of 38 episodes, 18 of them unsafe, are shorter than 12 steps and have no segment: lower segment_ratio, or "
+        "mark an end that is missing inside episode 36, the longest with its 12 steps."
+    )
+    with pytest.warns(UserWarning, match=message), pytest.warns(UserWarning, match="the same return 36"):
+        segments = partition(data, cost_limit=3)
+    assert (segments.total, segments.too_short) == (2, 36)
+
+
+@pytest.mark.parametrize("few", [0, 4, 5])
+def test_up_to_a_tenth_of_short_episodes_is_no_news(few):
+    lengths = [3] * few + [4] * (40 - few)
+    data = one_step_rewards(np.arange(40.0), np.arange(40) % 5, lengths=lengths)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert partition(data, cost_limit=2).too_short == few
+    assert [str(one.message)[:7] for one in caught] == (["5 of 40"] if few == 5 else [])
 
 
 def test_overlap_by_rounding_is_undesirable():

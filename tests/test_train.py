@@ -1,11 +1,16 @@
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from baseline_cases import small
 from conftest import make_arrays, same
 
 import trac
 from trac.baselines import bc_all, bc_safe
+from trac.baselines.cdt import cdt
+from trac.baselines.cpq import cpq
 from trac.config import ConfigError, TracConfig
 from trac.core.learner import runs_that_fit
 from trac.data import trajectories
@@ -92,11 +97,62 @@ def test_batches_without_a_class_are_counted(data):
     assert (history[history.phase == "trac"].one_sided == 1).all()
 
 
+def test_the_record_says_what_has_no_segment(tmp_path):
+    arrays = make_arrays()
+    arrays["timeouts"][19:59:20] = 0  # the first three episodes are one
+    data = trajectories.from_arrays("BallCircle", **arrays)
+    config = QUICK.replace(cost_limit=30, segment_ratio=0.5, bottom=0.25)
+    with pytest.warns(UserWarning, match="9 of 10 episodes, .* of them unsafe, are shorter than 30 steps"):
+        trac.train(data, config, out=tmp_path, progress=False)
+    record = trac.load_run(tmp_path).record["segments"]
+    assert record.pop("too_short_unsafe") == (data.episode_costs[1:] > 30).sum()
+    assert record == {"length": 30, "total": 31, "too_short": 9, "labelled": record["labelled"]}
+
+
+def test_the_callers_defaults_of_torch_change_nothing(data, tmp_path):
+    config = QUICK.replace(eval_episodes=1)
+    methods = {"trac": (trac.train, config), "cpq": (cpq, small("cpq")), "cdt": (cdt, small("cdt", eval_episodes=1))}
+    for name, (method, settings) in methods.items():
+        plain = method(data, settings, device="cpu", progress=False)
+        torch.set_default_dtype(torch.float64)
+        torch.set_default_device("meta")
+        torch.set_float32_matmul_precision("medium")
+        try:
+            with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+                run = method(data, settings, device="cpu", progress=False, out=tmp_path / name)
+                loaded = trac.load_run(tmp_path / name)
+                scores = trac.evaluate(loaded.policy, task="BallCircle", cost_limit=8, episodes=1, workers=1)
+            after = torch.get_default_dtype(), str(torch.get_default_device()), torch.get_float32_matmul_precision()
+        finally:
+            torch.set_default_dtype(torch.float32)
+            torch.set_default_device(None)
+            torch.set_float32_matmul_precision("highest")
+        assert after == (torch.float64, "meta", "medium")
+        assert same(run.policy, plain.policy) and same(loaded.policy, plain.policy)
+        expected = trac.evaluate(plain.policy, task="BallCircle", cost_limit=8, episodes=1, workers=1)
+        pd.testing.assert_frame_equal(scores.episodes, expected.episodes)
+        pd.testing.assert_frame_equal(run.history, plain.history)
+
+
+@pytest.mark.parametrize("layout", [np.asfortranarray, lambda x: np.hstack([x, x])[:, : x.shape[1]]])
+def test_the_layout_of_the_callers_arrays_changes_nothing(data, layout):
+    arrays = make_arrays()
+    plain = trac.train(data, QUICK, progress=False).policy
+    arrays |= {name: layout(arrays[name].astype(np.float32)) for name in ("observations", "actions")}
+    assert same(trac.train(trajectories.from_arrays("BallCircle", **arrays), QUICK, progress=False).policy, plain)
+    changed = dataclasses.replace(data, observations=arrays["observations"], actions=arrays["actions"])
+    assert same(trac.train(changed, QUICK, progress=False).policy, plain)
+
+
 def test_a_list_of_runs_is_saved_in_numbered_folders(tmp_path, data):
     trac.train(data, [QUICK], out=tmp_path, progress=False)
     bc_all(data, [QUICK, QUICK.replace(seed=1)], out=tmp_path / "bc", progress=False)
     assert trac.load_run(tmp_path / "000").record["algorithm"] == "trac"
     assert trac.load_run(tmp_path / "bc" / "001").config.seed == 1
+    with pytest.raises(
+        FileNotFoundError, match="does not hold a finished run; it holds a list of them: read .*/bc/000"
+    ):
+        trac.load_run(tmp_path / "bc")
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.25])
@@ -122,14 +178,24 @@ def test_options_that_make_no_sense_are_refused(data):
     with pytest.raises(ConfigError, match="precision='half' must be 'tf32' or 'float32'"):
         trac.train(data, QUICK, device="cpu", precision="half")
     if not torch.cuda.is_available():
-        with pytest.raises(ConfigError, match="sees no CUDA device: use device='cpu'"):
+        with pytest.raises(ConfigError, match="sees 0 CUDA devices: use device='cpu'"):
             trac.train(data, QUICK, device="cuda")
-    with pytest.raises(ConfigError, match="checkpoint_every=0 must be at least 1"):
-        trac.train(data, QUICK, checkpoint_every=0)
+    for every in (0, np.nan):
+        with pytest.raises(ConfigError, match=f"checkpoint_every={every} must be at least 1"):
+            trac.train(data, QUICK, checkpoint_every=every)
     with pytest.raises(ConfigError, match="device='gpu' is none of torch's"):
         trac.train(data, QUICK, device="gpu")
-    with pytest.raises(ConfigError, match="'alpha' is not a TracConfig: pass one, or a list of them"):
-        trac.train(data, dict(alpha=0.2))
+    for config in (dict(alpha=0.2), 3, None, TracConfig):
+        with pytest.raises(ConfigError, match=" is not a TracConfig: pass one, or a list of them"):
+            trac.train(data, config)
+    with pytest.raises(ConfigError, match=r"the data is 'BallCircle': pass trajectories, such as trac.load"):
+        trac.train("BallCircle", QUICK)
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="device=0 is none of torch's"):
+            trac.train(data, QUICK, device=0)
+    for device in ("mps", "meta"):
+        with pytest.raises(ConfigError, match=f"device='{device}': trac trains on 'cpu' and 'cuda' alone"):
+            trac.train(data, QUICK, device=device)
 
 
 def test_a_task_without_simulator_is_refused_before_the_training():

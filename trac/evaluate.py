@@ -15,6 +15,7 @@ import torch
 from trac.data.tasks import TASKS, Task, get_task, own_task
 from trac.envs import MakeEnv, OptionError, check_options, open_env
 from trac.envs.checked import EnvError
+from trac.policy import torch_defaults
 from trac.statistics import bootstrap_interval, safe
 
 SCORES = ("return", "cost", "normalized_reward", "normalized_cost")
@@ -99,6 +100,7 @@ def evaluate(
     )[0]
 
 
+@torch_defaults()
 def evaluate_many(
     policies: Sequence[Any],
     *,

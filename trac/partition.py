@@ -11,6 +11,7 @@ from trac.config import ConfigError, TracConfig
 from trac.data.trajectories import Trajectories
 
 RELEASED_MAX_SEGMENTS = 10**6
+NOTICEABLE = 0.1  # share of the episodes that are too short, above which a warning says so
 
 
 class PartitionError(ConfigError):
@@ -79,6 +80,7 @@ def partition(
     l * L / T. Safe segments are ranked by return: the best `top` are desirable, the worst `bottom`
     undesirable, the rest is dropped; every unsafe segment is undesirable. Weights follow the paper's
     equations: from kappa to 1 by return among safe segments, 1 for unsafe ones. The defaults are TracConfig's.
+    Where more than a tenth of the episodes is shorter than L, and has no segment, a warning says so.
 
     Args:
         cost_limit: l, per episode; `inf` means no constraint and needs bottom > 0.
@@ -121,14 +123,14 @@ def segments_of(data: Trajectories, config: TracConfig) -> Segments:
     short = data.lengths < length
     too_short, too_short_unsafe = int(short.sum()), int((data.episode_costs[short] > cost_limit).sum())
 
+    lost = (
+        f"{too_short} of {len(short)} episodes, {too_short_unsafe} of them unsafe, are shorter than {length} steps and "
+        f"have no segment: lower segment_ratio, or mark an end that is missing inside episode {data.lengths.argmax()}, "
+        f"the longest with its {horizon} steps"
+    )
+
     def advised(advice: str) -> str:
-        if not too_short:
-            return advice[0].upper() + advice[1:]
-        return (
-            f"{too_short} of {len(short)} episodes, {too_short_unsafe} of them unsafe, are shorter than {length} steps "
-            f"and have no segment: lower segment_ratio, mark an end that is missing inside episode "
-            f"{data.lengths.argmax()}, the longest with its {horizon} steps, or {advice}"
-        )
+        return f"{lost}, or {advice}" if too_short else advice[0].upper() + advice[1:]
 
     safe = np.flatnonzero(costs <= threshold)
     if len(safe) == 0:
@@ -150,7 +152,8 @@ def segments_of(data: Trajectories, config: TracConfig) -> Segments:
         )
     if not (labels == 1).any():
         raise PartitionError(
-            f"no segment is desirable: the bottom share took all {len(ranked)} safe segments. Lower bottom={bottom:g}."
+            f"no segment is desirable: the bottom share took all {len(ranked)} safe segments. "
+            + advised(f"lower bottom={bottom:g}.")
         )
 
     weights = np.ones(len(starts))
@@ -163,6 +166,8 @@ def segments_of(data: Trajectories, config: TracConfig) -> Segments:
             f"all {len(safe)} safe segments have the same return {low:g}: their weights are set to 1.", stacklevel=3
         )
 
+    if too_short > NOTICEABLE * len(short):
+        warnings.warn(f"{lost}.", stacklevel=3)
     keep = labels >= 0
     return Segments(
         starts=starts[keep],

@@ -1,7 +1,8 @@
 """An MLP policy that describes itself (paper, appendix)."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any, Self
 
 import numpy as np
@@ -13,6 +14,26 @@ from torch import Tensor, nn
 from trac import score
 
 LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
+
+
+@contextmanager
+def torch_defaults() -> Iterator[None]:
+    """Inside, torch's defaults are its own, whatever the caller has set: float32, the CPU, gradients, no autocast."""
+    dtype = torch.get_default_dtype()
+    # Only where it changes something: it slows down every call of torch.
+    device = torch.device("cpu") if torch.get_default_device().type != "cpu" else nullcontext()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with (
+            device,
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            torch.autocast("cpu", enabled=False),
+            torch.autocast("cuda", enabled=False),
+        ):
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
 
 
 class Policy(nn.Module):

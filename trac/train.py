@@ -1,6 +1,7 @@
 """train(): clone a reference policy, then train the policy as a classifier of segments (paper, algorithm 1)."""
 
 import os
+import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -13,11 +14,13 @@ from trac.core import checkpoint
 from trac.core.fit import EvaluationFailed, Learner, fit
 from trac.core.learner import learners, runs_that_fit
 from trac.core.run import Run
+from trac.data.files import fingerprint
 from trac.data.tasks import TASKS
 from trac.data.trajectories import Trajectories
 from trac.envs import MissingSimulator, open_env
 from trac.envs.checked import check_log
 from trac.partition import Segments, segments_of
+from trac.policy import torch_defaults
 
 C = TypeVar("C", bound=Settings)
 Precision = Literal["tf32", "float32"]
@@ -148,14 +151,20 @@ def train_on(
         for part in _parts(indices, runs_that_fit(data, configs[indices[0]], segments[indices[0]].length, where))
     )
     arrays = [array for s in segments for array in (s.starts, s.labels, s.weights)]
-    identity = {
-        "algorithm": algorithm,
-        "segments": checkpoint.fingerprint(*arrays),
-        "data": checkpoint.fingerprint(data.observations, data.actions),
-    }
-    return run_all(groups, identity=identity, **options)
+    identity = {"algorithm": algorithm}
+    if options.get("out") is not None:  # checkpoints alone need it
+        identity |= {"segments": fingerprint(*arrays)} | data_identity(data, ("observations", "actions"))
+    counts = ("length", "total", "too_short", "too_short_unsafe")
+    records = [{"segments": {name: getattr(s, name) for name in counts} | {"labelled": len(s)}} for s in segments]
+    return run_all(groups, identity=identity, records=records, **options)
 
 
+def data_identity(data: Trajectories, names: Iterable[str]) -> dict[str, str]:
+    """For a checkpoint's identity: a hash of each of these arrays, by its name."""
+    return {name: fingerprint(getattr(data, name)) for name in names}
+
+
+@torch_defaults()
 def run_all(
     groups: Iterable[tuple[Sequence[int], Sequence[Learner]]],
     *,
@@ -167,6 +176,7 @@ def run_all(
     checkpoint_every: int = 500,
     precision: Precision = "tf32",
     simulator: Mapping[str, Any] | None = None,
+    records: Sequence[Mapping[str, Any]] | None = None,
 ) -> list[Run]:
     """Fit groups of learners one after the other, keep other processes out of the folder, and save what is finished.
 
@@ -175,10 +185,11 @@ def run_all(
             the group before is finished.
         identity, simulator: see `fit`.
         single: there is one run, which is saved in `out` itself.
+        records: for each run what its record is to hold beside the rest.
 
     For the rest and the errors see `train`.
     """
-    if checkpoint_every < 1:
+    if not checkpoint_every >= 1:
         raise ConfigError(f"checkpoint_every={checkpoint_every} must be at least 1.")
     if precision not in get_args(Precision):
         raise ConfigError(f"precision={precision!r} must be 'tf32' or 'float32'.")
@@ -201,6 +212,7 @@ def run_all(
                     failure, runs = error.__cause__, error.runs
             for index, run in zip(indices, runs, strict=True):
                 finished[index] = run
+                run.record |= records[index] if records else {}
                 if folder:
                     run.save(folder if single else folder / f"{index:03d}")
             if failure:
@@ -224,7 +236,9 @@ def run_all(
 
 def config_list(data: Trajectories, config: C | Sequence[C], kind: type[C]) -> list[C]:
     """A method's configs, one or several, as a list; raises ConfigError or MissingSimulator for what cannot be run."""
-    configs = [config] if isinstance(config, Settings) else list(config)
+    if not isinstance(data, Trajectories):
+        raise ConfigError(f"the data is {reprlib.repr(data)}: pass trajectories, such as trac.load({kind().task!r}).")
+    configs: list[Any] = list(config) if isinstance(config, Iterable) else [config]
     for c in configs:
         if not isinstance(c, kind):
             raise ConfigError(f"{c!r} is not a {kind.__name__}: pass one, or a list of them.")
@@ -248,12 +262,14 @@ def config_list(data: Trajectories, config: C | Sequence[C], kind: type[C]) -> l
 def find_device(device: str | torch.device | None) -> torch.device:
     """The device of that name, or a GPU where there is one, else the CPU; raises ConfigError for what is not there."""
     try:
-        found = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    except RuntimeError as error:
+        found = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device is None else device)
+    except (RuntimeError, TypeError) as error:
         raise ConfigError(f"device={device!r} is none of torch's: use 'cpu' or 'cuda'.") from error
-    if found.type == "cuda" and not torch.cuda.is_available():
+    if found.type not in ("cpu", "cuda"):
+        raise ConfigError(f"device={str(device)!r}: trac trains on 'cpu' and 'cuda' alone.")
+    if found.type == "cuda" and (found.index or 0) >= (count := torch.cuda.device_count()):
         raise ConfigError(
-            f"device={str(device)!r}, and torch {torch.__version__} sees no CUDA device: use device='cpu'."
+            f"device={str(device)!r}, and torch {torch.__version__} sees {count} CUDA devices: use device='cpu'."
         )
     if found.type == "cuda" and found.index is None:
         found = torch.device("cuda", torch.cuda.current_device())
@@ -268,10 +284,9 @@ def _parts(indices: list[int], most: int) -> list[list[int]]:
 
 @contextmanager
 def _products(device: torch.device, precision: Precision) -> Iterator[None]:
-    """Inside, a GPU's matrix products have that precision."""
+    """Inside, matrix products have that precision on a GPU, and float32's on a CPU."""
     before = torch.get_float32_matmul_precision()
-    if device.type == "cuda":
-        torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    torch.set_float32_matmul_precision("high" if device.type == "cuda" and precision == "tf32" else "highest")
     try:
         yield
     finally:

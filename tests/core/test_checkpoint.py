@@ -11,15 +11,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from baseline_cases import TRAIN, small
 from conftest import make_arrays, same
 
 import trac
-from trac.baselines import bc_all
+from trac.baselines import bc_all, bc_safe
 from trac.config import ConfigError, TracConfig
 from trac.core import checkpoint
 from trac.core.checkpoint import CheckpointError
 from trac.core.learner import TracLearner
 from trac.data import trajectories
+from trac.data.trajectories import KEYS
 
 CONFIG = TracConfig(
     cost_limit=8,
@@ -189,7 +191,7 @@ def test_other_settings_are_refused_and_shown(tmp_path, data, change, message):
 
 def test_other_data_runs_or_methods_are_refused(tmp_path, data):
     train(data, CONFIG, out=tmp_path)
-    with pytest.raises(ConfigError, match="the data changed"):
+    with pytest.raises(ConfigError, match="the observations changed"):
         changed = dataclasses.replace(data, observations=data.observations + 1)
         train(changed, CONFIG, out=tmp_path, resume=True)
     with pytest.raises(ConfigError, match="the segments changed"):
@@ -201,13 +203,55 @@ def test_other_data_runs_or_methods_are_refused(tmp_path, data):
         bc_all(data, CONFIG, out=tmp_path, resume=True, progress=False)
 
 
+# What each method reads, beside observations, actions and ends.
+READS = {
+    "trac": ("rewards", "costs"),
+    "bc_all": (),
+    "bc_safe": ("costs",),
+    "cdt": ("rewards", "costs"),
+    **dict.fromkeys(("bcq_lag", "bear_lag", "coptidice", "cpq"), ("rewards", "costs", "next_observations")),
+}
+
+
+@pytest.mark.parametrize("name", READS)
+def test_data_that_was_relabelled_is_refused_by_name(tmp_path, data, name):
+    method = {"trac": trac.train, "bc_all": bc_all, "bc_safe": bc_safe, **TRAIN}[name]
+    config = small(name) if name in TRAIN else CONFIG
+    options = dict(device="cpu", progress=False, out=tmp_path)
+    run = method(data, config, **options)
+    ends = data.timeouts.copy()
+    ends[9] = True
+    changes = {
+        "observations": data.observations + 1,
+        "actions": data.actions / 2,
+        "rewards": data.rewards[::-1].copy(),
+        "costs": data.costs[::-1].copy(),
+        "next_observations": data.next_observations + 1,
+        "timeouts": ends,
+    }
+    for array, values in changes.items():
+        changed = trajectories.from_arrays("BallCircle", **{k: getattr(data, k) for k in KEYS} | {array: values})
+        # Rewards, costs and ends reach TraC and BC through the segments alone.
+        shown = "segments" if name not in TRAIN and array in ("rewards", "costs", "timeouts") else array
+        if array in (*READS[name], "observations", "actions") or (array == "timeouts" and name in ("trac", *TRAIN)):
+            with pytest.raises(ConfigError, match=f"was made with other settings: .*the {shown} changed"):
+                method(changed, config, **options, resume=True)
+        elif array != "timeouts":
+            assert same(method(changed, config, **options, resume=True).policy, run.policy)
+
+
+def test_data_is_hashed_for_checkpoints_alone(data, monkeypatch):
+    monkeypatch.setattr("hashlib.blake2b", lambda **_: pytest.fail("nobody asks for it"))
+    trac.train(data, CONFIG, progress=False)
+
+
 def test_a_checkpoint_of_the_first_version_is_refused(tmp_path, data):
     train(data, CONFIG, out=tmp_path)
     folder = tmp_path / "checkpoints" / "00"
     tensors, record = checkpoint.load(folder)
     del record["identity"]["format"], record["progress"]
     checkpoint.save(folder, 61, tensors, record)
-    with pytest.raises(ConfigError, match=r"was made with other settings: the format changed \(None then, 2 now\)"):
+    with pytest.raises(ConfigError, match=r"was made with other settings: the format changed \(None then, 3 now\)"):
         train(data, CONFIG, out=tmp_path, resume=True)
 
 

@@ -88,6 +88,7 @@ def test_a_damaged_run_is_named(folder):
         lambda manifest: manifest["policies"].pop("policy"),
         lambda manifest: manifest["policies"].update(another=manifest["policies"]["policy"]),
         lambda manifest: manifest["config"]["settings"].update(alpha=-1.0),
+        lambda manifest: manifest["record"].update(seconds=math.inf),
         lambda manifest: manifest["config"]["settings"].update(alfa=1.0),
         lambda manifest: manifest["policies"]["policy"]["settings"].update(hidden=[8]),
         lambda manifest: manifest["policies"]["policy"]["settings"].update(depth=2),

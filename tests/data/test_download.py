@@ -13,7 +13,7 @@ from conftest import stand_in
 import trac
 from trac.data import download, trajectories
 from trac.data.tasks import TASKS
-from trac.data.trajectories import DatasetError
+from trac.data.trajectories import DatasetError, DatasetUnavailable
 
 TASK = "CarRun"  # SafetyCarRun-v0-40-651.hdf5: 651 episodes, the costliest 40
 NAME = TASKS[TASK].file
@@ -228,6 +228,24 @@ def test_a_truncated_file_of_another_tool_is_kept_aside_and_fetched_again(server
         trac.load(TASK, source="dsrl")
     assert (folder / NAME).read_bytes() == content
     assert (folder / f"{NAME}.damaged").read_bytes() == content[:-3000]
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_a_file_that_cannot_be_read_now_is_left_where_it_is(server, folder, content, known):
+    folder.mkdir()
+    (folder / NAME).write_bytes(content)
+    if known:
+        trac.load(TASK, source="dsrl")
+    script = f"import h5py; file = h5py.File({str(folder / NAME)!r}, 'r+'); print(flush=True); input()"
+    writer = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    writer.stdout.readline()
+    try:
+        with pytest.raises(DatasetUnavailable, match="another process is writing it"):
+            trac.load(TASK, source="dsrl")
+    finally:
+        writer.kill()
+        writer.communicate()
+    assert server.log == [] and not (folder / f"{NAME}.damaged").exists()
 
 
 def test_a_whole_file_put_there_by_hand_is_used(server, folder, content):

@@ -1,11 +1,19 @@
+import dataclasses
+import errno
+import os
+import subprocess
+import sys
+import tempfile
+
 import h5py
 import numpy as np
 import pytest
+from conftest import make_arrays
 
 import trac
 from trac.data import trajectories
 from trac.data.tasks import TASKS, UnknownTask
-from trac.data.trajectories import DatasetError, from_arrays, read, write
+from trac.data.trajectories import DatasetError, DatasetUnavailable, from_arrays, read, write
 
 
 def write_raw(path, arrays):
@@ -75,7 +83,11 @@ def with_value(value, row=7):
         (broken("observations", with_value(np.nan)), "observations has a NaN or infinite value, first in row 7"),
         (broken("costs", with_value(np.inf)), "costs has a NaN or infinite value, first in row 7"),
         (broken("next_observations", with_value(np.nan)), "next_observations has a NaN"),
-        (broken("actions", with_value(1.5)), r"actions must lie in \[-1, 1\]; the largest is 1.5, first in row 7"),
+        (
+            broken("actions", with_value(1.5)),
+            r"actions must lie in \[-1, 1\]; the largest is 1.5, first in row 7. Rescale them as 2 \(a - low\) / .*"
+            r"RescaleAction\(env, -1, 1\)",
+        ),
         (broken("timeouts", np.zeros_like), "no episode ends"),
         (broken("terminals", with_value(2)), "terminals must hold only 0 and 1"),
         (broken("observations", lambda a: a[:, 0]), r"observations has shape \(240,\)"),
@@ -87,6 +99,12 @@ def with_value(value, row=7):
         ),
         (broken("rewards", lambda a: ["a"] * 240), "rewards is not an array of numbers"),
         (broken("observations", lambda a: [[1, 2], [3]]), "observations is not an array of numbers"),
+        (broken("timeouts", lambda a: [[1, 2], [3]]), "timeouts is not an array of numbers"),
+        (broken("rewards", lambda a: a + 1j), "rewards is not an array of numbers .its type is complex128"),
+        (broken("rewards", lambda a: np.ma.masked_greater(a, 1)), "rewards is not .* .some entries are masked"),
+        (broken("rewards", lambda a: a.astype(str)), "rewards is not an array of numbers .its type is <U"),
+        (broken("rewards", lambda a: np.where(a > 1, 1e300, a)), "rewards has a NaN or infinite value"),
+        (broken("next_observations", lambda a: 5), r"next_observations has shape \(\), observations \(240, 8\)"),
     ],
 )
 def test_bad_arrays_are_refused_with_the_reason(arrays, change, message):
@@ -143,8 +161,200 @@ def test_next_observations_are_read_when_asked_for(tmp_path, arrays):
     data = read(path, "BallCircle")
     np.testing.assert_allclose(data.next_observations, arrays["next_observations"])
     arrays.pop("next_observations")
-    with pytest.raises(DatasetError, match="without next observations"):
+    with pytest.raises(DatasetError, match="BallCircle: these trajectories have no next_observations"):
         _ = from_arrays("BallCircle", **arrays).next_observations
+
+
+def test_next_observations_come_from_the_file_that_was_read(tmp_path, arrays, monkeypatch):
+    path = write_raw(tmp_path / "a.hdf5", arrays)
+    monkeypatch.chdir(tmp_path)
+    data = read("a.hdf5", "BallCircle")
+    monkeypatch.chdir("/")
+    np.testing.assert_allclose(data.next_observations, arrays["next_observations"])
+    shorter = {name: values[:120] for name, values in arrays.items()}
+    for other in (arrays | {"next_observations": arrays["observations"]}, shorter):
+        data = read(path, "BallCircle")
+        write_raw(path, other)
+        with pytest.raises(DatasetError, match=r"a\.hdf5: the file has changed since .* Load it again"):
+            _ = data.next_observations
+    # Neither size nor time tells these two apart.
+    data, before = read(path, "BallCircle"), path.stat()
+    write_raw(path, shorter | {"rewards": shorter["rewards"] + 1})
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size == before.st_size
+    with pytest.raises(DatasetError, match="the file has changed"):
+        _ = data.next_observations
+
+
+def test_a_file_without_next_observations_is_read_and_written(tmp_path, arrays):
+    path = write_raw(tmp_path / "a.hdf5", drop(arrays, "next_observations"))
+    data = read(path, "BallCircle")
+    write(tmp_path / "b.hdf5", data)
+    np.testing.assert_array_equal(read(tmp_path / "b.hdf5", "BallCircle").rewards, data.rewards)
+    with pytest.raises(DatasetError, match="have no next_observations, which the method reads"):
+        _ = data.next_observations
+
+
+def test_rows_that_were_never_written_are_told(tmp_path, arrays):
+    path = write_raw(tmp_path / "a.hdf5", drop(arrays, "costs"))
+    with h5py.File(path, "a") as file:
+        file.create_dataset("costs", shape=(240,), dtype="f4", chunks=(50,))[:100] = arrays["costs"][:100]
+    with pytest.warns(UserWarning, match="a.hdf5: part of costs was never written, and is read as 0."):
+        assert read(path, "BallCircle").costs[150:].sum() == 0
+
+
+def test_the_callers_arrays_are_copied(arrays):
+    arrays = {key: np.asarray(value, dtype=np.float32) for key, value in arrays.items()}
+    data = from_arrays("BallCircle", **arrays)
+    for key in trajectories.KEYS:
+        before = getattr(data, key).copy()
+        arrays[key][...] = 7
+        np.testing.assert_array_equal(getattr(data, key), before)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: dict(costs=d.costs[:, None]), r"costs has shape \(240, 1\), and the episodes have 240 steps in all"),
+        (lambda d: dict(rewards=d.rewards[:-1]), r"rewards has shape \(239,\)"),
+        (lambda d: dict(costs=-d.costs), "costs must be 0 or more; the smallest is -1"),
+        (lambda d: dict(costs=d.costs * np.nan), "costs has a NaN or infinite value, first in row 0"),
+        (lambda d: dict(actions=d.actions * 3), r"actions must lie in \[-1, 1\]"),
+        (
+            lambda d: dict(timeouts=np.roll(d.timeouts, 1)),
+            "the episodes do not end where terminals or timeouts are true",
+        ),
+        (lambda d: dict(_next=d.observations[:3]), "next_observations has shape"),
+    ],
+)
+def test_replaced_arrays_are_checked_too(data, change, message):
+    with pytest.raises(DatasetError, match=f"BallCircle: {message}"):
+        dataclasses.replace(data, **change(data))
+
+
+def test_an_episode_longer_than_the_task_is_refused(tmp_path, arrays):
+    arrays = make_arrays(episodes=30)
+    arrays["timeouts"][40:-1] = 0
+    for load in (
+        lambda task: from_arrays(task, **arrays),
+        lambda task: read(write_raw(tmp_path / "a.hdf5", arrays), task),
+    ):
+        with pytest.raises(DatasetError, match="episode 2 has 560 steps, and those of BallCircle have at most 200"):
+            load("BallCircle")
+        assert load("own").lengths.tolist() == [20, 20, 560]
+
+
+class Writer:
+    """Another process that has a file open for writing."""
+
+    def __init__(self, path, libver="earliest"):
+        script = (
+            f"import h5py; f = h5py.File({str(path)!r}, 'r+', libver={libver!r}); f.flush(); print(flush=True); input()"
+        )
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        self.process.stdout.readline()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.communicate()
+
+
+def test_a_file_that_another_process_writes_is_not_called_damaged(tmp_path, arrays):
+    path = tmp_path / "a.hdf5"
+    with h5py.File(path, "w", libver="latest") as file:
+        file.update(arrays)
+    with Writer(path, "latest"), pytest.raises(DatasetUnavailable, match="another process is writing it"):
+        read(path, "BallCircle")
+    # It was killed, and left its mark.
+    with pytest.raises(DatasetUnavailable, match="if it died, run h5clear -s"):
+        read(path, "BallCircle")
+
+
+@pytest.mark.parametrize("protected", ["file", "folder"])
+def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path, arrays, protected):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    path = write_raw(folder / "a.hdf5", arrays)
+    (path if protected == "file" else folder).chmod(0)
+    root = os.geteuid() == 0
+    try:
+        if root:  # who may read everything
+            for parent in tmp_path.parents[:3]:
+                if parent.owner() == "root" and parent.is_relative_to(tempfile.gettempdir()):
+                    parent.chmod(0o755)
+            tmp_path.chmod(0o755)
+            os.seteuid(65534)
+        with pytest.raises(DatasetUnavailable, match="a.hdf5: there is no permission to read it"):
+            read(path, "BallCircle")
+    finally:
+        if root:
+            os.seteuid(0)
+        folder.chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        (errno.ENOLCK, "its file system has no locks. Set .*HDF5_USE_FILE_LOCKING=FALSE"),
+        (errno.EACCES, "no permission"),
+        (errno.EIO, "the system could not read it .Input/output error"),
+    ],
+)
+def test_what_the_system_says_is_not_the_files_fault(tmp_path, arrays, monkeypatch, number, message):
+    path = write_raw(tmp_path / "a.hdf5", arrays)
+    monkeypatch.setattr(h5py, "File", lambda *a, **k: (_ for _ in ()).throw(OSError(number, os.strerror(number))))
+    with pytest.raises(DatasetUnavailable, match=message):
+        read(path, "BallCircle")
+
+
+def test_a_filter_that_is_not_installed_is_named(tmp_path, arrays):
+    path = write_raw(tmp_path / "a.hdf5", drop(arrays, "rewards"))
+    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    properties.set_chunk((240,))
+    properties.set_filter(32123, h5py.h5z.FLAG_OPTIONAL, ())  # nobody's
+    with h5py.File(path, "a") as file:
+        space = h5py.h5s.create_simple((240,))
+        made = h5py.h5d.create(file.id, b"rewards", h5py.h5t.NATIVE_FLOAT, space, properties)
+        made.write_direct_chunk((0,), b"squeezed", 0)
+    with pytest.raises(DatasetUnavailable, match=r"rewards is compressed by HDF5's filter 32123 .* hdf5plugin"):
+        read(path, "BallCircle")
+
+
+def test_other_layouts_and_names_are_told(tmp_path, arrays):
+    path = tmp_path / "main_data.hdf5"
+    with h5py.File(path, "w") as file:
+        for episode in range(2000):
+            file.create_group(f"episode_{episode}")
+    with pytest.raises(DatasetError, match="Minari's layout, a group for each episode. Join each array") as caught:
+        read(path, "BallCircle")
+    assert len(str(caught.value)) < 500
+    with h5py.File(path, "w") as file:
+        for number in range(2000):
+            file[f"array_{number:04d}"] = 0
+    with pytest.raises(DatasetError, match="are missing; the file has .*'array_0009'. and 1990 more. DSRL's form"):
+        read(path, "BallCircle")
+    arrays["terminations"], arrays["truncations"] = arrays.pop("terminals"), arrays.pop("timeouts")
+    message = r"\['terminals', 'timeouts'\] are missing: rename terminations to terminals, truncations to timeouts"
+    with pytest.raises(DatasetError, match=message):
+        read(write_raw(path, arrays), "BallCircle")
+
+
+def test_paths_of_every_ending_are_paths(tmp_path, arrays, monkeypatch):
+    np.savez(tmp_path / "a.npz", **arrays)
+    for arguments in ((str(tmp_path / "a.npz"),), ("BallCircle", tmp_path / "a.npz")):
+        with pytest.raises(DatasetError, match=r"a\.npz: NumPy's format, not HDF5. Pass its arrays to .*from_arrays"):
+            trac.load(*arguments)
+    data = from_arrays("made_up", **np.load(tmp_path / "a.npz"))
+    write_raw(tmp_path / "mine.HDF5", arrays)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for path in (str(tmp_path / "mine.HDF5"), "~/mine.HDF5"):
+        loaded = trac.load(path)
+        assert loaded.task == "mine" and len(loaded) == len(data)
 
 
 def test_next_observations_that_are_not_finite_are_refused_when_read(tmp_path, arrays):

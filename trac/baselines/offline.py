@@ -20,12 +20,11 @@ from torch import Tensor, nn
 from trac.baselines.losses import discounted_limit
 from trac.baselines.networks import BaselinePolicy
 from trac.config import Count, CountOrZero, NonNegative, Positive, PositiveShare, Settings, Widths
-from trac.core import checkpoint
 from trac.core.capture import Captured
 from trac.core.run import Run
 from trac.data.tasks import TASKS, get_task
-from trac.data.trajectories import Trajectories
-from trac.train import config_list, find_device, run_all
+from trac.data.trajectories import KEYS, Trajectories
+from trac.train import config_list, data_identity, find_device, run_all
 
 INITIAL, UPDATE = 0, 1  # what a run's random numbers are for; with the seed and a counter the key of each draw
 
@@ -90,9 +89,8 @@ def transitions(
 
 
 def horizon(data: Trajectories) -> int:
-    """T [steps]: the longest episode that the task has, or the data; a task of one's own has the data's alone."""
-    longest = int(data.lengths.max())
-    return max(longest, TASKS[data.task].max_episode_steps) if data.task in TASKS else longest
+    """T [steps]: the longest episode that the task allows; for a task of one's own, the data's longest."""
+    return TASKS[data.task].max_episode_steps if data.task in TASKS else int(data.lengths.max())
 
 
 @contextmanager
@@ -233,8 +231,8 @@ def train_offline(
     configs, where = config_list(data, config, method.Config), find_device(device)
     groups = (([i], [method(c, data, where, capture)]) for i, c in enumerate(configs))
     single = isinstance(config, Settings)
-    names = ["observations", "actions", "rewards", "costs", "terminals", "timeouts"]
-    names += ["next_observations"] if method.reads_next else []
-    arrays = checkpoint.fingerprint(*(getattr(data, name) for name in names))
-    runs = run_all(groups, identity={"algorithm": method.algorithm, "data": arrays}, single=single, **options)
+    identity = {"algorithm": method.algorithm}
+    if options.get("out") is not None:
+        identity |= data_identity(data, (name for name in KEYS if name != "next_observations" or method.reads_next))
+    runs = run_all(groups, identity=identity, single=single, **options)
     return runs[0] if single else runs

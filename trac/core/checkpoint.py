@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import safetensors
 import safetensors.torch
 import torch
@@ -94,15 +93,6 @@ def locked(folder: Path | None) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def fingerprint(*arrays: np.ndarray) -> str:
-    """Short hash of arrays' values, types and shapes."""
-    digest = hashlib.blake2b(digest_size=8)
-    for array in arrays:
-        digest.update(f"{array.dtype}{array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
 
 
 def _digest(values: dict[str, Tensor], text: str) -> str:

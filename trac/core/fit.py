@@ -22,7 +22,7 @@ from trac.core import checkpoint
 from trac.core.run import Run, environment_info
 from trac.evaluate import SCORES, evaluate_many, rank
 
-FORMAT = 2  # of checkpoints
+FORMAT = 3  # of checkpoints
 
 
 class Learner(Protocol):

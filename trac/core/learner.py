@@ -346,7 +346,7 @@ def _fused_gpu() -> Any:
 def _segment_view(values: Tensor, length: int) -> Tensor:
     """(N, D) -> (N - L + 1, L * D), where row i is rows i to i + L - 1 of `values`: a view."""
     rows, width = values.shape
-    return values.as_strided((rows - length + 1, length * width), (width, 1))
+    return values.contiguous().as_strided((rows - length + 1, length * width), (width, 1))
 
 
 def _single(layers: Layers) -> Layers:

@@ -18,6 +18,7 @@ from torch import nn
 
 from trac.config import ConfigError, Settings
 from trac.data.files import write_file
+from trac.policy import torch_defaults
 
 FORMAT = 2  # of a saved run; 1 was written by trac-book 0.1
 _UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, ImportError, RuntimeError)
@@ -37,7 +38,8 @@ class Run:
             evaluation columns where there was one. A baseline has columns of its own in place of those after step.
         record: algorithm, versions, thread count, device, processor; stack, the number of runs that were trained side
             by side, and seconds, what all of them took; failed_step and failed_evaluation, see `trac.train`'s
-            TrainingError, or None. A baseline's weights may be NaN then, which `trac.evaluate` refuses.
+            TrainingError, or None (a baseline's weights may be NaN then, which `trac.evaluate` refuses); of TraC and
+            cloning segments, the counts of `trac.partition.Segments` and how many are labelled.
     """
 
     config: Any
@@ -73,14 +75,16 @@ class Run:
         return folder
 
 
+@torch_defaults()
 def load_run(folder: str | os.PathLike[str]) -> Run:
     """Read what `Run.save` wrote. Raises FileNotFoundError or ConfigError naming the file that is wrong."""
     folder = Path(folder)
     for name in ("run.json", "weights.safetensors", "history.csv"):
         if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder / name}: no such file; {folder} does not hold a finished run.")
+            several = f"; it holds a list of them: read {folder / '000'}" if (folder / "000").is_dir() else ""
+            raise FileNotFoundError(f"{folder / name}: no such file; {folder} does not hold a finished run{several}.")
     try:
-        manifest = json.loads((folder / "run.json").read_text())
+        manifest = json.loads((folder / "run.json").read_text(), parse_constant=_no_constant)
         if manifest.get("format", 1) != FORMAT:
             found = manifest.get("format", 1)
             raise ValueError(f"it has format {found}, this version reads {FORMAT}; format 1 is of trac-book 0.1")
@@ -118,6 +122,10 @@ def processor() -> str:
     lines = path.read_text().splitlines() if path.is_file() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor()
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"run.json has {name}, which is not JSON")
 
 
 def _name(instance: Any) -> str:

@@ -14,7 +14,7 @@ from trac.data import trajectories
 from trac.data.files import write_file
 from trac.data.packaged import packaged
 from trac.data.tasks import get_task
-from trac.data.trajectories import DatasetError
+from trac.data.trajectories import DatasetError, DatasetUnavailable
 
 # The repository that DSRL's maintainers name, and the host that dsrl 0.1.0 names, which has been down often.
 MIRRORS = ("https://huggingface.co/datasets/YYY-45/DSRL/resolve/main", "http://data.offline-saferl.org/download")
@@ -41,6 +41,7 @@ def fetch(task: str) -> Path:
     Raises:
         UnknownTask: the name is not one of the 38.
         DatasetError: no mirror has the file; the message has each one's answer.
+        DatasetUnavailable: the file is there and cannot be read now: it is left as it is.
     """
     file, folder = get_task(task).file, dsrl_folder()
     path = folder / file
@@ -67,10 +68,11 @@ def _ensure(task: str, path: Path) -> None:
     failures = []
     if path.is_file():
         try:
-            if known is None:
-                check(path, path.name)
-            elif pooch.file_hash(str(path)) != known:
+            check(path, path.name)
+            if known and pooch.file_hash(str(path)) != known:
                 raise DatasetError(f"{path}: its SHA-256 is not the one in {record.name}.")
+        except DatasetUnavailable:
+            raise
         except DatasetError as error:
             aside = path.replace(path.with_name(f"{path.name}.damaged"))
             failures.append(f"{error} It is kept as {aside.name}.")

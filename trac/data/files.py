@@ -1,9 +1,12 @@
 """Files that are written whole or not at all."""
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import numpy as np
 
 
 @contextmanager
@@ -29,3 +32,12 @@ def write_file(path: Path, content: bytes) -> None:
     """Write bytes by `atomic`."""
     with atomic(path) as temporary:
         temporary.write_bytes(content)
+
+
+def fingerprint(*arrays: np.ndarray) -> str:
+    """Short hash of arrays' values, types and shapes."""
+    digest = hashlib.blake2b(digest_size=8)
+    for array in arrays:
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()

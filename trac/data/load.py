@@ -38,7 +38,7 @@ def load(
         FilterError: there is no such filter, or the data does not allow it.
     """
     check_filters(filters or {})
-    if isinstance(task, os.PathLike) or str(task).endswith((".hdf5", ".h5")):
+    if isinstance(task, os.PathLike) or Path(str(task)).suffix.lower() in (".hdf5", ".h5", ".npz", ".npy"):
         if source != "packaged":
             raise DatasetError(f"{task} is a file, and source={str(source)!r} another: write trac.load(name, source).")
         source = Path(task)

@@ -1,9 +1,12 @@
 """Logged trajectories as flat arrays, and DSRL's HDF5 form in and out. Every check on input is here."""
 
+import errno
+import math
 import os
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import InitVar, dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -11,14 +14,19 @@ import h5py
 import numpy as np
 from numpy.typing import ArrayLike
 
-from trac.data.files import atomic
+from trac.data.files import atomic, fingerprint
 from trac.data.tasks import TASKS, check_name, own_task
 
 KEYS = ("observations", "next_observations", "actions", "rewards", "costs", "terminals", "timeouts")
+_OTHERS_NAMES = {"terminals": "terminations", "timeouts": "truncations"}  # Gymnasium's and Minari's
 
 
 class DatasetError(ValueError):
     """A dataset that cannot be used; the message names the file, what is wrong and what to do."""
+
+
+class DatasetUnavailable(DatasetError):
+    """A file that cannot be read here and now, and may be whole: it is locked, not permitted, or lacks its filter."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +56,45 @@ class Trajectories:
     starts: np.ndarray
     lengths: np.ndarray
     reward_range: tuple[float, float]
-    _next: np.ndarray | Path | None = field(default=None, repr=False)
+    # Or the file to read them from, and its `_state` when the other arrays were read.
+    _next: np.ndarray | tuple[Path, tuple[int, int, str]] | None = field(default=None, repr=False)
+    where: InitVar[str] = ""  # how errors call the source
+
+    def __post_init__(self, where: str) -> None:
+        # Here, so that dataclasses.replace() is checked, too.
+        where = where or self.task
+        n, last = int(self.lengths.sum()), self.starts + self.lengths - 1
+        for key in ("observations", "actions", "rewards", "costs", "terminals", "timeouts"):
+            values, dimensions = getattr(self, key), 2 if key in ("observations", "actions") else 1
+            if values.ndim != dimensions or len(values) != n:
+                raise DatasetError(f"{where}: {key} has shape {values.shape}, and the episodes have {n} steps in all.")
+            _check_finite(values, key, where)
+        if isinstance(self._next, np.ndarray):
+            _check_next(self._next.shape, self.observations.shape, where)
+            _check_finite(self._next, "next_observations", where)
+        if not np.array_equal(np.flatnonzero(self.terminals | self.timeouts), last):
+            raise DatasetError(
+                f"{where}: the episodes do not end where terminals or timeouts are true; use from_arrays."
+            )
+        if self.costs.min() < 0:
+            raise DatasetError(
+                f"{where}: costs must be 0 or more; the smallest is {self.costs.min():g}, first below 0 in row "
+                f"{int(np.argmax(self.costs < 0))}. Check their sign."
+            )
+        # Files written in float32 from float64 simulators overshoot by a rounding error.
+        largest = float(np.abs(self.actions).max())
+        if largest > 1 + 1e-4:
+            row = int(np.argwhere(np.abs(self.actions) > 1 + 1e-4)[0][0])
+            raise DatasetError(
+                f"{where}: actions must lie in [-1, 1]; the largest is {largest:g}, first in row {row}. Rescale them "
+                f"as 2 (a - low) / (high - low) - 1, and the simulator by gymnasium.wrappers.RescaleAction(env, -1, 1)."
+            )
+        longest = int(self.lengths.max())
+        if self.task in TASKS and longest > (most := TASKS[self.task].max_episode_steps):
+            raise DatasetError(
+                f"{where}: episode {self.lengths.argmax()} has {longest} steps, and those of {self.task} have at most "
+                f"{most}. Mark the ends that are missing as timeouts, or name the task otherwise."
+            )
 
     def __len__(self) -> int:
         """Number of transitions N."""
@@ -66,14 +112,20 @@ class Trajectories:
 
     @cached_property
     def next_observations(self) -> np.ndarray:
-        """(N, obs_dim) float32; read from the file when first asked for. Raises DatasetError for what is not finite."""
+        """(N, obs_dim) float32; read from the file when first asked for.
+
+        Raises DatasetError for what is not there or not finite, and for a file that has changed since.
+        """
         if isinstance(self._next, np.ndarray):
             return self._next
         if self._next is None:
-            raise DatasetError(f"{self.task}: these trajectories were made without next observations; pass them in.")
-        with _open(self._next) as file:
-            values = _array(file, "next_observations", self._next)[: len(self)].astype(np.float32, copy=False)
-        _check_finite(values, "next_observations", self._next)
+            raise DatasetError(f"{self.task}: these trajectories have no next_observations, which the method reads.")
+        path, state = self._next
+        with _open(path) as file:
+            if _state(path, _array(file, "rewards", path)) != state:
+                raise DatasetError(f"{path}: the file has changed since its other arrays were read. Load it again.")
+            values = _array(file, "next_observations", path)[: len(self)].astype(np.float32, copy=False)
+        _check_finite(values, "next_observations", path)
         return values
 
     def __repr__(self) -> str:
@@ -89,11 +141,10 @@ def from_arrays(
     costs: ArrayLike,
     terminals: ArrayLike,
     timeouts: ArrayLike,
-    next_observations: ArrayLike | Path | None = None,
+    next_observations: ArrayLike | None = None,
     reward_range: tuple[float, float] | None = None,
-    where: str = "the arrays",
 ) -> Trajectories:
-    """Check flat arrays and cut them into episodes.
+    """Check flat arrays, copy them, and cut them into episodes.
 
     Args:
         task: name in `trac.TASKS`, or of a task of your own.
@@ -103,34 +154,49 @@ def from_arrays(
         costs: per step, 0 or more.
         terminals: 0 or 1.
         timeouts: 0 or 1.
-        next_observations: (N, obs_dim), a file to read it from when asked for, or None.
+        next_observations: (N, obs_dim), or None: some methods do without.
         reward_range: (lowest, highest) episode return of a task of your own; by default the data's. The
             tasks in `trac.TASKS` have DSRL's.
-        where: how errors call the source.
 
     Raises:
         DatasetError: shapes differ, values are not finite numbers, a cost is negative, actions leave the bounds, no
-            episode ends.
+            episode ends, or one is longer than the task allows.
         UnknownTask: the name is nearly, but not quite, one of the 38.
         ValueError: the task has DSRL's range, or `reward_range` has no width.
     """
+    given = dict(observations=observations, actions=actions, rewards=rewards, costs=costs)
+    given |= dict(terminals=terminals, timeouts=timeouts)
+    if next_observations is not None:
+        given["next_observations"] = next_observations
+    return _checked(task, given, reward_range, "the arrays", copy=True)
+
+
+def _checked(
+    task: str,
+    given: Mapping[str, ArrayLike],
+    reward_range: tuple[float, float] | None,
+    where: str,
+    copy: bool,
+    later: tuple[Path, tuple[int, int, str]] | None = None,
+) -> Trajectories:
     check_name(task)
     if reward_range is not None:
         own_task(task, reward_range)
-    given = dict(observations=observations, actions=actions, rewards=rewards, costs=costs)
-    if next_observations is not None and not isinstance(next_observations, Path):
-        given["next_observations"] = next_observations
     arrays: dict[str, np.ndarray] = {}
     for key, value in given.items():
         try:
-            arrays[key] = np.asarray(value, dtype=np.float32)
-        except (TypeError, ValueError) as error:
+            if (kind := np.asarray(value).dtype).kind not in "biufO":
+                raise TypeError(f"its type is {kind}")
+            if np.ma.is_masked(value):
+                raise TypeError("some entries are masked")
+            with np.errstate(over="ignore"):  # what is infinite then is refused below
+                arrays[key] = (np.array if copy else np.asarray)(value, dtype=np.float32, order="C")
+        except (TypeError, ValueError, RuntimeError, OverflowError) as error:
             raise DatasetError(f"{where}: {key} is not an array of numbers ({error}).") from error
-    for key, value in dict(terminals=terminals, timeouts=timeouts).items():
-        flags = np.asarray(value)
-        if not np.isin(flags, (0, 1)).all():
+    for key in ("terminals", "timeouts"):
+        if not np.isin(arrays[key], (0, 1)).all():
             raise DatasetError(f"{where}: {key} must hold only 0 and 1. Check how the file was written.")
-        arrays[key] = flags.astype(bool)
+        arrays[key] = arrays[key].astype(bool)
     for key in ("rewards", "costs", "terminals", "timeouts"):
         if arrays[key].ndim == 2 and arrays[key].shape[1] == 1:
             arrays[key] = arrays[key][:, 0]
@@ -139,65 +205,58 @@ def from_arrays(
     for key in ("observations", "actions"):
         if arrays[key].ndim != 2 or arrays[key].shape[1] == 0:
             raise DatasetError(f"{where}: {key} has shape {arrays[key].shape}; it must be (N, dimension).")
+    upcoming = arrays.pop("next_observations", None)
 
     sizes = {key: len(value) for key, value in arrays.items()}
     if len(set(sizes.values())) != 1:
         raise DatasetError(
             f"{where}: the arrays have different lengths {sizes}. Write the same number of rows for each."
         )
-    if "next_observations" in arrays:
-        _check_next(arrays["next_observations"].shape, arrays["observations"].shape, where)
-    for key in given:
-        _check_finite(arrays[key], key, where)
-    if arrays["costs"].min(initial=0.0) < 0:
-        raise DatasetError(
-            f"{where}: costs must be 0 or more; the smallest is {arrays['costs'].min():g}, first below 0 in row "
-            f"{int(np.argmax(arrays['costs'] < 0))}. Check their sign."
-        )
-    # Files written in float32 from float64 simulators overshoot by a rounding error.
-    largest = float(np.abs(arrays["actions"]).max(initial=0.0))
-    if largest > 1 + 1e-4:
-        row = int(np.argwhere(np.abs(arrays["actions"]) > 1 + 1e-4)[0][0])
-        raise DatasetError(
-            f"{where}: actions must lie in [-1, 1]; the largest is {largest:g}, first in row {row}. "
-            f"Rescale the actions to the simulator's action space."
-        )
-
+    if upcoming is not None:
+        _check_next(upcoming.shape, arrays["observations"].shape, where)
     ends = np.flatnonzero(arrays["terminals"] | arrays["timeouts"])
     if len(ends) == 0:
         raise DatasetError(
             f"{where}: no episode ends: neither terminals nor timeouts is ever true. Mark each episode's last step."
         )
+    starts = np.concatenate([[0], ends[:-1] + 1]).astype(np.int64)
+    lengths = ends + 1 - starts
     n = int(ends[-1]) + 1
     if n < sizes["rewards"]:
         warnings.warn(
             f"{where}: dropped the last {sizes['rewards'] - n} transitions, which belong to no finished episode.",
-            stacklevel=2,
+            stacklevel=3,
         )
         arrays = {key: value[:n] for key, value in arrays.items()}
-    upcoming = next_observations if isinstance(next_observations, Path) else arrays.pop("next_observations", None)
-    starts = np.concatenate([[0], ends[:-1] + 1]).astype(np.int64)
+        upcoming = None if upcoming is None else upcoming[:n]
     if task in TASKS:
         reward_range = (TASKS[task].min_return, TASKS[task].max_return)
     elif reward_range is None:
         returns = np.add.reduceat(arrays["rewards"].astype(np.float64), starts)
         reward_range = (float(returns.min()), float(returns.max()))
-    lengths = ends + 1 - starts
-    return Trajectories(task=task, **arrays, starts=starts, lengths=lengths, reward_range=reward_range, _next=upcoming)
+    arrays |= dict(starts=starts, lengths=lengths)
+    following = later if upcoming is None else upcoming
+    return Trajectories(task=task, **arrays, reward_range=reward_range, _next=following, where=where)
 
 
 def read(path: str | os.PathLike[str], task: str, reward_range: tuple[float, float] | None = None) -> Trajectories:
-    """Read a file in DSRL's HDF5 form (seven flat arrays, see KEYS); `reward_range` as in `from_arrays`.
+    """Read a file in DSRL's HDF5 form (flat arrays, see KEYS); `reward_range` as in `from_arrays`.
+
+    The file may lack next_observations, which some methods do without.
 
     Raises:
         DatasetError: the file is missing, empty, truncated, not HDF5, lacks a key, or holds what
             `from_arrays` refuses.
+        DatasetUnavailable: the file may be whole, and cannot be read here and now.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
+    later = None
     with _open(path) as file:
-        arrays: Mapping[str, np.ndarray] = {key: _array(file, key, path) for key in KEYS if key != "next_observations"}
-        _check_next(_dataset(file, "next_observations", path).shape, arrays["observations"].shape, path)
-    return from_arrays(task, **arrays, next_observations=path, reward_range=reward_range, where=str(path))
+        arrays = {key: _array(file, key, path) for key in KEYS if key != "next_observations"}
+        if "next_observations" in file:
+            _check_next(_dataset(file, "next_observations", path).shape, np.shape(arrays["observations"]), path)
+            later = (path.resolve(), _state(path, arrays["rewards"]))
+    return _checked(task, arrays, reward_range, str(path), copy=False, later=later)
 
 
 def read_costs(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -222,6 +281,8 @@ def write(path: str | os.PathLike[str], data: Trajectories, attrs: Mapping[str, 
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic(path) as temporary, h5py.File(temporary, "w") as file:
         for key in KEYS:
+            if key == "next_observations" and data._next is None:
+                continue
             values = np.asarray(getattr(data, key), dtype=np.float32)
             file.create_dataset(key, data=values, compression="gzip", compression_opts=9, shuffle=True)
         file.attrs.update({"task": data.task, **(attrs or {})})
@@ -242,23 +303,71 @@ def _check_next(shape: tuple[int, ...], expected: tuple[int, ...], where: str | 
         )
 
 
-def _open(path: Path) -> h5py.File:
-    if not path.is_file():
-        raise DatasetError(f"{path}: no such file. Check the path, or use trac.load(task) for a packaged dataset.")
-    if path.stat().st_size == 0:
-        raise DatasetError(f"{path}: the file is empty. Delete it and fetch or write it again.")
+def _state(path: Path, rewards: np.ndarray) -> tuple[int, int, str]:
+    """What tells a file from another under its name: size [bytes], time of the last change [ns], content."""
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns, fingerprint(rewards)
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[h5py.File]:
+    """The file, with every error that comes of opening or reading it as a DatasetError."""
     try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise DatasetError(
-            f"{path}: not a readable HDF5 file, or a truncated one ({error}). Delete it and fetch or write it again."
-        ) from error
-    if missing := [key for key in KEYS if key not in file]:
-        with file:
+        if path.stat().st_size == 0:
+            raise DatasetError(f"{path}: the file is empty. Delete it and fetch or write it again.")
+        if path.suffix.lower() in (".npz", ".npy"):
             raise DatasetError(
-                f"{path}: the keys {missing} are missing; the file has {sorted(file)}. DSRL's form needs {list(KEYS)}."
+                f"{path}: NumPy's format, not HDF5. Pass its arrays to trac.data.trajectories.from_arrays, such as "
+                f"from_arrays(task, **np.load(path))."
             )
-    return file
+        with h5py.File(path, "r") as file:
+            if missing := [key for key in KEYS if key != "next_observations" and key not in file]:
+                raise DatasetError(f"{path}: the keys {missing} are missing{_advice(file, missing)}")
+            yield file
+    except DatasetError:
+        raise
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        raise DatasetError(
+            f"{path}: no such file. Check the path, or use trac.load(task) for a packaged dataset."
+        ) from None
+    except Exception as error:  # of a damaged file h5py raises nearly everything
+        raise _failure(path, error) from error
+
+
+def _failure(path: Path, error: Exception) -> DatasetError:
+    """What kept h5py from reading a file: the system, or the file itself."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number in (errno.EACCES, errno.EPERM):
+        return DatasetUnavailable(f"{path}: there is no permission to read it. Ask its owner for that.")
+    if number == errno.EAGAIN or "already open for write" in str(error):
+        return DatasetUnavailable(
+            f"{path}: another process is writing it. Wait until that is done; if it died, run h5clear -s on the file."
+        )
+    if number in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, 524):
+        return DatasetUnavailable(
+            f"{path}: its file system has no locks. Set the environment variable HDF5_USE_FILE_LOCKING=FALSE and start "
+            f"Python again."
+        )
+    if number:
+        return DatasetUnavailable(f"{path}: the system could not read it ({os.strerror(number)}). Try again.")
+    return DatasetError(
+        f"{path}: not a readable HDF5 file, or a damaged one ({error!s:.300}). Fetch or write it again."
+    )
+
+
+def _advice(file: h5py.File, missing: list[str]) -> str:
+    """The end of an error about keys that are missing."""
+    if "episode_0" in file:
+        return (
+            ": the file has Minari's layout, a group for each episode. Join each array over the episodes and pass them "
+            "to trac.data.trajectories.from_arrays: observations[:-1], next_observations=observations[1:], actions, "
+            "rewards, costs=infos/cost, terminals=terminations, timeouts=truncations."
+        )
+    if renamed := [f"{_OTHERS_NAMES[key]} to {key}" for key in missing if _OTHERS_NAMES.get(key, key) in file]:
+        return f": rename {', '.join(renamed)}, as DSRL's form calls them."
+    names = sorted(file)
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return f"; the file has {names[:10]}{more}. DSRL's form needs {list(KEYS)}."
 
 
 def _dataset(file: h5py.File, key: str, path: Path) -> h5py.Dataset:
@@ -269,18 +378,24 @@ def _dataset(file: h5py.File, key: str, path: Path) -> h5py.Dataset:
         or dataset.is_virtual
         or dataset.external
         or dataset.dtype.kind not in "biuf"
+        or dataset.shape is None
     ):
         raise DatasetError(f"{path}: {key} is not a plain numeric array stored in this file.")
+    properties = dataset.id.get_create_plist()
+    for code, _, _, name in map(properties.get_filter, range(properties.get_nfilters())):
+        if not h5py.h5z.filter_avail(code):
+            raise DatasetUnavailable(
+                f"{path}: {key} is compressed by HDF5's filter {code} ({name.decode(errors='replace')}), which is not "
+                f"installed here. Run pip install hdf5plugin and import hdf5plugin, or write the file with gzip."
+            )
     return dataset
 
 
 def _array(file: h5py.File, key: str, path: Path) -> np.ndarray:
     dataset = _dataset(file, key, path)
-    try:
-        # float32 already while reading: no second copy of the whole array.
-        values: np.ndarray = (dataset.astype(np.float32) if dataset.dtype.kind == "f" else dataset)[()]
-        return values
-    except OSError as error:
-        raise DatasetError(
-            f"{path}: {key} cannot be read, the file is damaged ({error}). Fetch or write it again."
-        ) from error
+    # float32 already while reading: no second copy of the whole array.
+    values: np.ndarray = (dataset.astype(np.float32) if dataset.dtype.kind == "f" else dataset)[()]
+    chunks = math.prod(-(-size // step) for size, step in zip(dataset.shape, dataset.chunks or (), strict=False))
+    if dataset.chunks and dataset.id.get_num_chunks() < chunks:
+        warnings.warn(f"{path}: part of {key} was never written, and is read as {dataset.fillvalue}.", stacklevel=4)
+    return values
