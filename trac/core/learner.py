@@ -69,8 +69,9 @@ class TracLearner:
         self.steps, self.failed = range(1, self.config.steps + 1), [0] * len(configs)
         self.device, self.length, models = torch.device(device), segments[0].length, len(configs)
         stacked = self.device.type == "cuda" if stacked is None else stacked
-        # On the CPU these share memory with the data.
-        self.data = {name: torch.as_tensor(getattr(data, name), device=device) for name in ("observations", "actions")}
+        # On the CPU these share memory with the data, as long as its rows lie one after the other.
+        arrays = {name: torch.as_tensor(getattr(data, name), device=device) for name in ("observations", "actions")}
+        self.data = {name: values.contiguous() for name, values in arrays.items()}
         obs_dim, act_dim = (values.shape[1] for values in self.data.values())
         self.policy = Policy(obs_dim, act_dim, hidden=self.config.hidden, kind=self.config.policy)
         sizes = layer_sizes(obs_dim, act_dim, self.config.hidden, self.config.policy)
@@ -346,7 +347,7 @@ def _fused_gpu() -> Any:
 def _segment_view(values: Tensor, length: int) -> Tensor:
     """(N, D) -> (N - L + 1, L * D), where row i is rows i to i + L - 1 of `values`: a view."""
     rows, width = values.shape
-    return values.contiguous().as_strided((rows - length + 1, length * width), (width, 1))
+    return values.as_strided((rows - length + 1, length * width), (width, 1))
 
 
 def _single(layers: Layers) -> Layers:
