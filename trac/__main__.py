@@ -49,7 +49,6 @@ def sweep(
     scheduler: str | None = None,
     dry_run: bool = False,
     collect: bool = False,
-    redo_changed: bool = False,
 ) -> None:
     """Run a notebook over a grid of its parameters, on this machine or on a Dask cluster.
 
@@ -65,7 +64,6 @@ def sweep(
         scheduler: address of a running Dask scheduler, in place of processes on this machine.
         dry_run: show the plan and stop.
         collect: only write results.csv from the results that are there.
-        redo_changed: begin points anew that other code made or began.
     """
     from trac.experiments import grid as grids
     from trac.experiments import sweep as runner
@@ -80,9 +78,7 @@ def sweep(
             print(" ", *(f"{name}={point[name]}" for name in names))
         if dry_run:
             return
-        failed = runner.sweep(
-            notebook, out, points, workers=workers, threads=threads, scheduler=scheduler, redo_changed=redo_changed
-        )
+        failed = runner.sweep(notebook, out, points, workers=workers, threads=threads, scheduler=scheduler)
     table = runner.collect(out)
     print(f"{len(table)} rows in {out / 'results.csv'}")
     _exit({str(out / "points" / name): error for name, error in failed.items()})

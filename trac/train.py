@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, TypedDict, TypeVar, Unpack, overload
 
 import torch
 
@@ -43,32 +43,23 @@ class TrainingError(RuntimeError):
         self.runs = runs
 
 
-@overload
-def train(
-    data: Trajectories,
-    config: TracConfig,
-    *,
-    device: str | torch.device | None = None,
-    out: str | os.PathLike[str] | None = None,
-    resume: bool = False,
-    progress: bool = True,
-    checkpoint_every: int = 500,
-    capture: bool = False,
-) -> Run: ...
+class Options(TypedDict, total=False):
+    """The keywords of `train`, for its two overloads."""
+
+    device: str | torch.device | None
+    out: str | os.PathLike[str] | None
+    resume: bool
+    progress: bool
+    checkpoint_every: int
+    capture: bool
 
 
 @overload
-def train(
-    data: Trajectories,
-    config: Sequence[TracConfig],
-    *,
-    device: str | torch.device | None = None,
-    out: str | os.PathLike[str] | None = None,
-    resume: bool = False,
-    progress: bool = True,
-    checkpoint_every: int = 500,
-    capture: bool = False,
-) -> list[Run]: ...
+def train(data: Trajectories, config: TracConfig, **options: Unpack[Options]) -> Run: ...
+
+
+@overload
+def train(data: Trajectories, config: Sequence[TracConfig], **options: Unpack[Options]) -> list[Run]: ...
 
 
 def train(

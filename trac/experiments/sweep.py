@@ -148,7 +148,6 @@ def sweep(
     workers: int = 1,
     threads: int = 1,
     scheduler: str | None = None,
-    redo_changed: bool = False,
 ) -> dict[str, str]:
     """Run the points that have no result yet; of a point that has one for some of its seeds, the other seeds.
 
@@ -159,7 +158,6 @@ def sweep(
         workers: processes of a LocalCluster.
         threads: of each kernel.
         scheduler: address of a Dask scheduler to use in place of a LocalCluster.
-        redo_changed: begin points anew that other code made or began.
 
     Returns:
         What went wrong, by point; empty when all are finished.
@@ -178,13 +176,11 @@ def sweep(
             setting = _setting(made_by["parameters"])
             if setting in dict(wanted) and made_by["code"] != code:
                 changed.append(place.name)
-                if redo_changed:
-                    place.rename(place.with_name(f"{place.name}-other-code-{time.time_ns()}"))
             if _rows(place) is not None:
                 finished.setdefault(setting, set()).update(made_by["parameters"].get("seeds", ()))
         if changed:
-            done = "begin anew" if redo_changed else "are kept and gone on with; --redo-changed begins them anew"
-            print(f"{len(changed)} points were made or begun by other code and {done}: {', '.join(changed)}")
+            print(f"{len(changed)} points were made or begun by other code and are kept: {', '.join(changed)}")
+            print("Delete a point's folder to begin it anew.")
         todo = {}
         for setting, point in wanted:
             if setting in finished and "seeds" in point:
