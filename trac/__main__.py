@@ -140,7 +140,7 @@ def _exit(failed: dict[str, str]) -> None:
 
 
 def as_flags(message: str) -> str:
-    """A message of the module in the words of `train`'s flags: --resume for resume=True, --bc-steps 5 for bc_steps=5."""
+    """A message of the module with the flags of `train` for the names of arguments: --bc-steps 5 for bc_steps=5."""
     message = message.replace("resume=True", "--resume")
     message = re.sub(r"trac\.load\('\w+', (?:source=)?'?(\w+)'?\)", r"--source \1", message)
     names = "|".join([*field_types(trac.TracConfig), "device"])

@@ -230,7 +230,10 @@ def test_a_whole_file_put_there_by_hand_is_used(server, folder, content):
 def test_a_file_that_is_another_one_is_said_and_left_as_it_is(server, folder, content, tmp_path):
     folder.mkdir()
     other = stand_in(tmp_path / "other.hdf5", episodes=300)
-    for wrong, message in ((content[:-3000], "truncated"), (other, "holds 300 finished episodes, .* should hold 651.* Delete the file to")):
+    for wrong, message in (
+        (content[:-3000], "truncated"),
+        (other, "holds 300 finished episodes, .* should hold 651.* Delete the file to"),
+    ):
         (folder / NAME).write_bytes(wrong)
         with pytest.raises(DatasetError, match=message):
             trac.load(TASK, source="dsrl")

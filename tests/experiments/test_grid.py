@@ -33,7 +33,10 @@ def test_values_take_the_type_of_their_default(name, text, value):
         (["alpha=1", "alpha=2"], "alpha is given twice"),
         (["top=0.5,2.0"], r"^top=2.0: must be less than or equal to 1.$"),
         (["task=BallRun,BalRun"], r"^unknown task 'BalRun': did you mean BallRun.*less like it.$"),
-        (["top=0.5,1.0", "bottom=0.5"], r"the point top=1.0, bottom=0.5 cannot be run: .*--where leaves such points out"),
+        (
+            ["top=0.5,1.0", "bottom=0.5"],
+            r"the point top=1.0, bottom=0.5 cannot be run: .*--where leaves such",
+        ),
         (["steps=True"], "steps=True: must be a valid integer"),
     ],
 )

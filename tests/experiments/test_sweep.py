@@ -132,7 +132,9 @@ def test_a_damaged_result_is_named_left_out_and_made_again(tmp_path, small, at_o
 
 def test_defaults_may_be_expressions_and_the_notebook_need_not_name_its_kernel(tmp_path):
     notebook = nbformat.v4.new_notebook()
-    source = "import math\nwidth = 64\nhidden = [width for _ in range(2)]\nsteps = 4 * 1000\nlimit = math.inf\nfolder = None"
+    source = (
+        "import math\nwidth = 64\nhidden = [width for _ in range(2)]\nsteps = 4 * 1000\nlimit = math.inf\nfolder = None"
+    )
     notebook.cells = [nbformat.v4.new_code_cell(source, metadata={"tags": ["parameters"]})]
     nbformat.write(notebook, tmp_path / "it.ipynb")
     assert parameters(tmp_path / "it.ipynb") == dict(width=64, hidden=[64, 64], steps=4000, limit=float("inf"))

@@ -61,7 +61,7 @@ def parameters(notebook: Path) -> dict[str, Any]:
                 raise ConfigError(f"{notebook}: its cell of parameters cannot be executed ({error!r}).") from error
     if "folder" not in found:
         raise ConfigError(
-            f"{notebook} has no parameter `folder`, into which it writes result.json: set it, and the others, in a cell "
+            f"{notebook} has no parameter `folder`, into which it writes result.json. Set it and the others in a cell "
             f'tagged "parameters".'
         )
     plain = (bool, int, float, str, list, tuple, dict, type(None))  # not what it imports
