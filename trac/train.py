@@ -103,10 +103,9 @@ def train(
     """
     configs = config_list(data, config, TracConfig)
     segments = [segments_of(data, c) for c in configs]
-    single = isinstance(config, TracConfig)
     options: dict[str, Any] = dict(out=out, resume=resume, progress=progress, checkpoint_every=checkpoint_every)
-    runs = train_on(data, configs, segments, device=device, capture=capture, single=single, **options)
-    return runs[0] if single else runs
+    options["single"] = isinstance(config, TracConfig)
+    return train_on(data, configs, segments, device=device, capture=capture, **options)
 
 
 def train_on(
@@ -118,7 +117,7 @@ def train_on(
     device: str | torch.device | None = None,
     capture: bool = False,
     **options: Any,
-) -> list[Run]:
+) -> Run | list[Run]:
     """`train` on given segments, one set for each config; `options` as for `run_all`."""
     where = find_device(device)
     if capture and where.type != "cuda":
@@ -149,14 +148,14 @@ def run_all(
     progress: bool = True,
     checkpoint_every: int = 500,
     simulator: Mapping[str, Any] | None = None,
-) -> list[Run]:
+) -> Run | list[Run]:
     """Fit groups of learners one after the other, keep other processes out of the folder, and save what is finished.
 
     Args:
         groups: learners that are trained side by side, with the place of each of their runs in the result; made when
             the group before is finished.
         identity, simulator: see `fit`.
-        single: there is one run, which is saved in `out` itself.
+        single: there is one run, which is saved in `out` itself and returned without a list.
 
     For the rest and the errors see `train`.
     """
@@ -193,7 +192,7 @@ def run_all(
             f"{len(ordered)} runs are finished, and all are in this error's .runs. Lower learning_rate or alpha.",
             ordered,
         )
-    return ordered
+    return ordered[0] if single else ordered
 
 
 def config_list(data: Trajectories, config: C | Sequence[C], kind: type[C]) -> list[C]:

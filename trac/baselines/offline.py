@@ -217,9 +217,8 @@ def train_offline(
     """Train a baseline, one run after the other where a list of configs is given; otherwise as `trac.train`."""
     configs, where = config_list(data, config, method.Config), find_device(device)
     groups = (([i], [method(c, data, where)]) for i, c in enumerate(configs))
-    single = isinstance(config, Settings)
     names = ["observations", "actions", "rewards", "costs", "terminals", "timeouts"]
     names += ["next_observations"] if method.reads_next else []
     arrays = checkpoint.fingerprint(*(getattr(data, name) for name in names))
-    runs = run_all(groups, identity={"algorithm": method.algorithm, "data": arrays}, single=single, **options)
-    return runs[0] if single else runs
+    identity = {"algorithm": method.algorithm, "data": arrays}
+    return run_all(groups, identity=identity, single=isinstance(config, Settings), **options)

@@ -215,7 +215,6 @@ def train_online(
                 f"{c.task} is a task of your own: pass reward_range=(lowest, highest) episode return, or let "
                 f"eval_episodes be 0."
             )
-    single = isinstance(config, Settings)
     groups = (
         ([i], [method(c, Recorder(env() if env else envs.make(c.task), c.reward_scale), device, warm_start)])
         for i, c in enumerate(configs)
@@ -223,15 +222,14 @@ def train_online(
     # Runs may themselves be processes side by side, so that episodes stay in this one.
     simulator = dict(env=env, reward_range=reward_range, workers=1)
     with _global_generators_as_they_were():
-        runs = run_all(
+        return run_all(
             groups,
             identity={"algorithm": method.algorithm},
-            single=single,
+            single=isinstance(config, Settings),
             out=out,
             progress=progress,
             simulator=simulator,
         )
-    return runs[0] if single else runs
 
 
 @contextmanager
