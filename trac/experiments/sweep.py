@@ -170,11 +170,12 @@ def sweep(
     failed: dict[str, str] = {}
     with locked(out):
         wanted = [(_setting(point), point) for point in points]
-        finished, changed, code = dict[str, set[int]](), [], code_hash(notebook)
+        settings, code = {setting for setting, _ in wanted}, code_hash(notebook)
+        finished, changed = dict[str, set[int]](), []
         for path in sorted(out.glob(f"{POINTS}/point.json")):
             place, made_by = path.parent, json.loads(path.read_text())
             setting = _setting(made_by["parameters"])
-            if setting in dict(wanted) and made_by["code"] != code:
+            if setting in settings and made_by["code"] != code:
                 changed.append(place.name)
             if _rows(place) is not None:
                 finished.setdefault(setting, set()).update(made_by["parameters"].get("seeds", ()))
