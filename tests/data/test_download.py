@@ -232,7 +232,7 @@ def test_a_file_that_is_another_one_is_said_and_left_as_it_is(server, folder, co
     other = stand_in(tmp_path / "other.hdf5", episodes=300)
     for wrong, message in (
         (content[:-3000], "truncated"),
-        (other, "holds 300 finished episodes, .* should hold 651.* Delete the file to"),
+        (other, "holds 300 finished episodes, .* should hold 651. Delete the file to"),
     ):
         (folder / NAME).write_bytes(wrong)
         with pytest.raises(DatasetError, match=message):

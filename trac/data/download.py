@@ -40,10 +40,7 @@ def fetch(task: str) -> Path:
     """
     path = dsrl_folder() / get_task(task).file
     if path.is_file():
-        try:
-            check(path, path.name)
-        except DatasetError as error:
-            raise type(error)(f"{error} Delete the file to have DSRL's fetched, or load yours by its path.") from error
+        check(path, path.name, " Delete the file to have DSRL's fetched, or load it by its path.")
         return path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -123,18 +120,18 @@ def _receive(url: str, part: Path, origin: Path) -> bool:
         return False
 
 
-def check(path: Path, name: str) -> None:
+def check(path: Path, name: str, advice: str = "") -> None:
     """Raise DatasetError unless a file is what its name in DSRL says, such as SafetyBallRun-v0-80-940.hdf5.
 
     DSRL names a file after the bound on the episode cost by which its trajectories were filtered, and the
     number of those that it kept, each with an end (scripts/process_dataset.py in DSRL's repository).
     dsrl/infos.py has largest costs from 0.92 to 1.0002 times the bound. The margins here are wider, for a
-    genuine file must pass; a page of HTML, a cut file or another task's is further off.
+    genuine file must pass; a page of HTML, a cut file or another task's is further off. `advice` ends the error.
     """
     bound, count = (int(number) for number in name.removesuffix(".hdf5").split("-")[-2:])
     ends, costs = trajectories.read_costs(path)
     if abs(len(ends) - count) > 0.01 * count:
-        raise DatasetError(f"{path}: holds {len(ends)} finished episodes, and {name} should hold {count}.")
+        raise DatasetError(f"{path}: holds {len(ends)} finished episodes, and {name} should hold {count}.{advice}")
     largest = np.add.reduceat(costs[: ends[-1] + 1], np.concatenate([[0], ends[:-1] + 1])).max()
     if not 0.8 * bound <= largest <= 1.02 * bound:
-        raise DatasetError(f"{path}: the largest episode cost is {largest:g}, and {name} should have {bound}.")
+        raise DatasetError(f"{path}: the largest episode cost is {largest:g}, and {name} should have {bound}.{advice}")
