@@ -216,11 +216,13 @@ def reproduce(
                 failed[task] = str(error)
                 calls = {name: call for name, call in calls.items() if call[2][0].task != task}
     if workers or scheduler:
-        results = on_dask(run_limit, {name: (*call, False) for name, call in calls.items()}, workers or 1, scheduler)
+        quiet = {name: (*call, False) for name, call in calls.items()}
+        results = dict(on_dask(run_limit, quiet, workers or 1, scheduler))
     else:
-        results = ((name, _try(call)) for name, call in calls.items())
+        results = {name: _try(call) for name, call in calls.items()}
     rows, notes = list[dict[str, Any]](), list[str]()
-    for name, result in results:
+    for name in calls:
+        result = results[name]
         found, missing, problem = ([], None, str(result)) if isinstance(result, BaseException) else result
         rows += found
         if missing:
@@ -228,8 +230,7 @@ def reproduce(
         if problem:
             failed[name] = problem
     if rows:
-        order = {name: number for number, name in enumerate(tasks)}
-        runs = pd.DataFrame(rows).sort_values(["task", "cost_limit", "seed"], key=lambda c: c.replace(order))
+        runs = pd.DataFrame(rows)
         table = compare(runs)
         out.mkdir(parents=True, exist_ok=True)
         write_file(out / "runs.csv", runs.to_csv(index=False).encode())
