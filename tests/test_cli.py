@@ -30,11 +30,16 @@ def test_train_saves_a_run_that_can_be_read(tmp_path, data):
     assert (config.seed, config.cost_limit, config.hidden) == (3, 8, (16,))
 
 
-def test_errors_are_one_line_without_a_traceback():
+def test_errors_are_one_line_without_a_traceback_in_the_words_of_the_command(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").touch()
     for arguments, message in (
         (["--task", "BallCirc"], "did you mean BallCircle"),
         (["--task", "AntRun"], "no packaged dataset"),
-        (["--top", "2"], "top=2.0: must be less than or equal to 1"),
+        (["--top", "2"], "--top 2.0: must be less than or equal to 1"),
+        (["--steps", "9"], "--bc-steps 2000 must be at most --steps 9"),
+        (["--task", "AntRun"], "--source dsrl fetches DSRL's file"),
+        (["--out", str(tmp_path / "run"), "--eval-episodes", "0"], "holds a run already: pass --resume to go on"),
     ):
         result = run("train", *arguments)
         assert result.returncode == 1 and result.stderr.startswith("error: ") and message in result.stderr
@@ -51,7 +56,7 @@ def test_ctrl_c_says_how_to_go_on_and_resume_goes_on(tmp_path, data):
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate()
     assert process.returncode == 130, errors
-    assert "stopped after update" in errors and "resume" in errors and "Traceback" not in errors
+    assert "stopped after update" in errors and "; --resume goes on" in errors and "Traceback" not in errors
     result = subprocess.run([*command, "--resume"], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert trac.load_run(tmp_path / "run").history.step.iloc[-1] == 1500
@@ -187,3 +192,19 @@ def test_any_plan_of_a_sweep_is_made_or_refused(monkeypatch, tmp_path, capsys, o
         assert "points" in capsys.readouterr().out
     else:
         assert found == 2 or (found.startswith("error: ") and len(found) > 10)
+
+
+def test_a_plan_shows_what_set_set_and_leaves_nothing_behind(tmp_path):
+    call = f"sweep notebooks/ablation.ipynb --out {tmp_path / 'out'} --set steps=6000 --seeds 2,3 --dry-run"
+    result = run(*call.split(), "--grid", "hidden=(64,64),(32,)")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines() == [
+        "2 points",
+        "  hidden=[64, 64] steps=6000 seeds=[2, 3]",
+        "  hidden=[32] steps=6000 seeds=[2, 3]",
+    ]
+    result = run(*call.split(), "--grid", "task=BallRun,BalRun")
+    assert result.returncode == 1 and result.stderr == (
+        "error: unknown task 'BalRun': did you mean BallRun? A task of your own needs a name less like it.\n"
+    )
+    assert not (tmp_path / "out").exists()

@@ -1,6 +1,6 @@
 """Command line: `python -m trac train --task BallCircle --cost-limit 20 --seed 0`, and `sweep`, `reproduce`."""
 
-import dataclasses
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 import trac
+from trac.config import field_types
 
 UNSAID = "of the source"  # a task that the command line does not say; --help shows it
 
@@ -50,46 +51,39 @@ def sweep(
     scheduler: str | None = None,
     dry_run: bool = False,
     collect: bool = False,
-    redo_changed: bool = False,
 ) -> None:
     """Run a notebook over a grid of its parameters, on this machine or on a Dask cluster.
 
     Args:
         notebook: with a cell tagged "parameters", such as notebooks/ablation.ipynb.
         out: folder of the sweep; finished points in it are not run again.
-        grid: name=value,value,...; once for each dimension.
+        grid: name=value,value,...; once for each dimension. A value with commas is in brackets: "hidden=(64,64),(32,)".
         set: name=value, for all points.
-        seeds: 0,1,2: the seeds of each point, trained as one stack.
+        seeds: 0,1,2: the seeds of each point, trained as one stack; with more than before, those alone that are new.
         where: keep only points for which this holds, such as "top + bottom <= 1".
         workers: processes on this machine.
         threads: of each process.
         scheduler: address of a running Dask scheduler, in place of processes on this machine.
         dry_run: show the plan and stop.
         collect: only write results.csv from the results that are there.
-        redo_changed: begin points anew that other code made or began.
     """
     from trac.experiments import grid as grids
     from trac.experiments import sweep as runner
 
+    failed: dict[str, str] = {}
     if not collect:
-        defaults = runner.parameters(notebook)
         fixed = [*set, f"seeds=[{seeds}]"] if seeds else list(set)
-        points, removed = grids.plan(defaults, grid, fixed, where)
+        points, removed = grids.plan(runner.parameters(notebook), grid, fixed, where)
         print(f"{len(points)} points" + (f", {removed} more removed by --where" if removed else ""))
-        varied = [text.partition("=")[0] for text in grid]
+        names = [text.partition("=")[0] for text in (*grid, *fixed)]
         for point in points:
-            print(f"  {runner.point_hash(point)}", *(f"{name}={point[name]}" for name in varied))
+            print(" ", *(f"{name}={point[name]}" for name in names))
         if dry_run:
             return
-        failed = runner.sweep(
-            notebook, out, points, workers=workers, threads=threads, scheduler=scheduler, redo_changed=redo_changed
-        )
-        for name, error in failed.items():
-            print(f"failed: {out / 'points' / name}: {error}", file=sys.stderr)
+        failed = runner.sweep(notebook, out, points, workers=workers, threads=threads, scheduler=scheduler)
     table = runner.collect(out)
     print(f"{len(table)} rows in {out / 'results.csv'}")
-    if not collect and failed:
-        raise SystemExit(1)
+    _exit({str(out / "points" / name): error for name, error in failed.items()})
 
 
 def reproduce(
@@ -121,35 +115,50 @@ def reproduce(
 
     if (task is None) == (tasks is None):
         raise ValueError("pass one of --task and --tasks.")
-    own = ("task", "cost_limit", "seed")  # the experiment's
-    defaults = {field.name: field.default for field in dataclasses.fields(trac.TracConfig) if field.name not in own}
+    defaults = {name: getattr(trac.TracConfig(), name) for name in field_types(trac.TracConfig)}
+    for name in ("task", "cost_limit", "seed"):  # the experiment's
+        del defaults[name]
     pairs = [text.partition("=")[::2] for text in set]
     changes = {name: check_value(name, value, defaults, "TracConfig.paper()") for name, value in pairs}
-    names = [task] if task else paper.in_suite(tasks or "all")
-    failed = paper.reproduce(
-        names,
-        out,
-        source=source,
-        segment_ratio=segment_ratio,
-        changes=changes,
-        device=device,
-        workers=workers,
-        scheduler=scheduler,
+    _exit(
+        paper.reproduce(
+            [task] if task else paper.in_suite(tasks or "all"),
+            out,
+            source=source,
+            segment_ratio=segment_ratio,
+            changes=changes,
+            device=device,
+            workers=workers,
+            scheduler=scheduler,
+        )
     )
+
+
+def _exit(failed: dict[str, str]) -> None:
     for name, error in failed.items():
         print(f"failed: {name}: {error}", file=sys.stderr)
     if failed:
         raise SystemExit(1)
 
 
+def as_flags(message: str) -> str:
+    """A message of the module with the flags of `train` for the names of arguments: --bc-steps 5 for bc_steps=5."""
+    message = message.replace("resume=True", "--resume")
+    message = re.sub(r"trac\.load\('\w+', (?:source=)?'?(\w+)'?\)", r"--source \1", message)
+    names = "|".join([*field_types(trac.TracConfig), "device"])
+    # What follows a comma or a bracket is the argument of a call.
+    return re.sub(rf"(?<!, )(?<!\()\b({names})=(?=\S)", lambda match: f"--{match[1].replace('_', '-')} ", message)
+
+
 def main() -> None:
+    commands: dict[str, Any] = {"train": train, "sweep": sweep, "reproduce": reproduce}
     try:
-        commands: dict[str, Any] = {"train": train, "sweep": sweep, "reproduce": reproduce}
         tyro.extras.subcommand_cli_from_dict(commands, prog="python -m trac")
     except (ValueError, ImportError, OSError, RuntimeError, MemoryError) as error:
-        raise SystemExit(f"error: {error}") from None
+        raise SystemExit(f"error: {as_flags(str(error)) if sys.argv[1] == 'train' else error}") from None
     except KeyboardInterrupt as stop:
-        print(f"\n{str(stop) or 'stopped; the same command goes on'}", file=sys.stderr)
+        again = "--resume goes on" if sys.argv[1] == "train" else "the same command goes on"
+        print(f"\n{str(stop).partition('; go on')[0] or 'stopped'}; {again}", file=sys.stderr)
         raise SystemExit(130) from None
 
 

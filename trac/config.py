@@ -7,7 +7,7 @@ import dataclasses
 import math
 from dataclasses import dataclass
 from functools import cache
-from typing import Annotated, Any, Literal, Self, cast, get_type_hints
+from typing import Annotated, Any, Literal, Self, get_type_hints
 
 import numpy as np
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
@@ -23,6 +23,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 PositiveShare = Annotated[float, Field(gt=0, le=1)]
 Dropout = Annotated[float, Field(ge=0, lt=1)]
 Widths = tuple[Count, ...]
+STRICT = ConfigDict(strict=True)
 
 
 class ConfigError(ValueError):
@@ -46,25 +47,18 @@ class Settings:
     def __post_init__(self) -> None:
         """Raise ConfigError for a value that its field's type excludes. NumPy's numbers become Python's, for JSON."""
         cls: Any = type(self)
-        for name, adapter in _adapters(cls).items():
-            value = _plain(getattr(self, name))
-            try:
-                object.__setattr__(self, name, adapter.validate_python(value))
-            except ValidationError as error:
-                first = error.errors()[0]
-                entry = "".join(f"entry {index} " for index in first["loc"] if isinstance(index, int))
-                reason = first["msg"].replace("Input should be", "must be").replace("Field required", "is missing")
-                raise ConfigError(f"{name}={value!r}: {entry}{reason}.") from None
+        for name, allowed in field_types(cls).items():
+            object.__setattr__(self, name, checked(name, getattr(self, name), allowed))
         check_name(self.task)
 
     def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed. Raises ConfigError for a name that is not a field."""
         cls: Any = type(self)
-        fields = _adapters(cls)
         for name in changes:
-            if name not in fields:
-                raise ConfigError(f"{name!r} is not a field of {cls.__name__}: {suggestion(name, fields)}")
-        return cast(Self, cls(**vars(self) | changes))
+            if name not in field_types(cls):
+                known = suggestion(name, field_types(cls))
+                raise ConfigError(f"{name!r} is not a field of {cls.__name__}: {known}")
+        return type(self)(**vars(self) | changes)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, fit for JSON: an infinite limit becomes the string "inf"."""
@@ -155,11 +149,21 @@ class TracConfig(Settings):
 
 
 @cache
-def _adapters(cls: Any) -> dict[str, TypeAdapter[Any]]:
-    """By a field's name: what checks its values. Strict: no texts for numbers, no True for 1."""
+def field_types(cls: Any) -> dict[str, TypeAdapter[Any]]:
+    """What each field of a config takes, by its name. Strict: no texts for numbers, no True for 1."""
     hints = get_type_hints(cls, include_extras=True)
-    strict = ConfigDict(strict=True)
-    return {field.name: TypeAdapter(hints[field.name], config=strict) for field in dataclasses.fields(cls)}
+    return {field.name: TypeAdapter(hints[field.name], config=STRICT) for field in dataclasses.fields(cls)}
+
+
+def checked(name: str, value: Any, allowed: TypeAdapter[Any]) -> Any:
+    """The value in plain types, with a tuple for a list. Raises ConfigError, with the name, for what is not allowed."""
+    try:
+        return allowed.validate_python(_plain(value))
+    except ValidationError as error:
+        first = error.errors()[0]
+        entry = "".join(f"entry {index} " for index in first["loc"] if isinstance(index, int))
+        reason = first["msg"].replace("Input should be", "must be").replace("Field required", "is missing")
+        raise ConfigError(f"{name}={_plain(value)!r}: {entry}{reason}.") from None
 
 
 def _plain(value: Any) -> Any:

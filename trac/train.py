@@ -5,7 +5,7 @@ import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, overload
+from typing import Any, Literal, TypedDict, TypeVar, Unpack, get_args, overload
 
 import torch
 
@@ -49,34 +49,24 @@ class TrainingError(RuntimeError):
         self.runs = runs
 
 
-@overload
-def train(
-    data: Trajectories,
-    config: TracConfig,
-    *,
-    device: str | torch.device | None = None,
-    out: str | os.PathLike[str] | None = None,
-    resume: bool = False,
-    progress: bool = True,
-    checkpoint_every: int = 500,
-    capture: bool = True,
-    precision: Precision = "tf32",
-) -> Run: ...
+class Options(TypedDict, total=False):
+    """The keywords of `train`, for its two overloads."""
+
+    device: str | torch.device | None
+    out: str | os.PathLike[str] | None
+    resume: bool
+    progress: bool
+    checkpoint_every: int
+    capture: bool
+    precision: Precision
 
 
 @overload
-def train(
-    data: Trajectories,
-    config: Sequence[TracConfig],
-    *,
-    device: str | torch.device | None = None,
-    out: str | os.PathLike[str] | None = None,
-    resume: bool = False,
-    progress: bool = True,
-    checkpoint_every: int = 500,
-    capture: bool = True,
-    precision: Precision = "tf32",
-) -> list[Run]: ...
+def train(data: Trajectories, config: TracConfig, **options: Unpack[Options]) -> Run: ...
+
+
+@overload
+def train(data: Trajectories, config: Sequence[TracConfig], **options: Unpack[Options]) -> list[Run]: ...
 
 
 def train(
@@ -123,11 +113,9 @@ def train(
     """
     configs = config_list(data, config, TracConfig)
     segments = [segments_of(data, c) for c in configs]
-    single = isinstance(config, TracConfig)
     options: dict[str, Any] = dict(out=out, resume=resume, progress=progress, checkpoint_every=checkpoint_every)
-    options |= dict(device=device, capture=capture, precision=precision)
-    runs = train_on(data, configs, segments, single=single, **options)
-    return runs[0] if single else runs
+    options |= dict(device=device, capture=capture, precision=precision, single=isinstance(config, TracConfig))
+    return train_on(data, configs, segments, **options)
 
 
 def train_on(
@@ -139,7 +127,7 @@ def train_on(
     device: str | torch.device | None = None,
     capture: bool = True,
     **options: Any,
-) -> list[Run]:
+) -> Run | list[Run]:
     """`train` on given segments, one set for each config; `options` as for `run_all`."""
     where = find_device(device)
     stacks: dict[tuple[Any, ...], list[int]] = {}
@@ -177,14 +165,14 @@ def run_all(
     precision: Precision = "tf32",
     simulator: Mapping[str, Any] | None = None,
     records: Sequence[Mapping[str, Any]] | None = None,
-) -> list[Run]:
+) -> Run | list[Run]:
     """Fit groups of learners one after the other, keep other processes out of the folder, and save what is finished.
 
     Args:
         groups: learners that are trained side by side, with the place of each of their runs in the result; made when
             the group before is finished.
         identity, simulator: see `fit`.
-        single: there is one run, which is saved in `out` itself.
+        single: there is one run, which is saved in `out` itself and returned without a list.
         records: for each run what its record is to hold beside the rest.
 
     For the rest and the errors see `train`.
@@ -231,7 +219,7 @@ def run_all(
             f"{len(ordered)} runs are finished, and all are in this error's .runs. Lower learning_rate or alpha.",
             ordered,
         )
-    return ordered
+    return ordered[0] if single else ordered
 
 
 def config_list(data: Trajectories, config: C | Sequence[C], kind: type[C]) -> list[C]:

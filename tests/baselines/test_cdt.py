@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from baseline_cases import CPU, LONG, learner, one_state
+from baseline_cases import CPU, LONG, learner, one_state, small
 
 from trac.baselines.cdt import CDTConfig, cdt, frontier, made_up, to_go
 from trac.baselines.offline import seeded
@@ -133,6 +133,15 @@ def test_cdt_asks_for_the_best_safe_return_unless_told(data):
     costly = dataclasses.replace(data, costs=data.costs + 1)
     with pytest.raises(ConfigError, match="no episode is within cost_limit=8 to take target_return from"):
         learner("cdt", costly)
+
+
+def test_a_refused_run_leaves_no_folder_behind(tmp_path, data):
+    costly, kept = dataclasses.replace(data, costs=data.costs + 1), tmp_path / "kept"
+    kept.mkdir()
+    for out in (tmp_path / "run", kept):
+        with pytest.raises(ConfigError, match="no episode is within"):
+            cdt(costly, small("cdt"), out=out, progress=False)
+    assert kept.is_dir() and not (tmp_path / "run").exists()
 
 
 def test_cdt_needs_no_next_observations(data):

@@ -374,7 +374,7 @@ def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path, data, monkeypatc
 def test_an_unknown_task_names_the_nearest():
     with pytest.raises(UnknownTask, match="did you mean BallCircle"):
         trac.load("ballcircel")
-    with pytest.raises(UnknownTask, match="the tasks are AntCircle"):
+    with pytest.raises(UnknownTask, match="there are AntCircle"):
         trac.load("zzzz")
     with pytest.raises(UnknownTask, match="unknown task None"):
         trac.load(None)

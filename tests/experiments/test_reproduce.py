@@ -8,6 +8,7 @@ from conftest import stand_in
 import trac
 from trac.__main__ import main
 from trac.config import ConfigError
+from trac.core import checkpoint
 from trac.data import download
 from trac.envs import MissingSimulator
 from trac.experiments import reproduce
@@ -106,13 +107,43 @@ def test_a_task_without_simulator_is_trained_and_evaluated_where_there_is_one(ba
         assert reproduce.reproduce(["BallRun"], tmp_path / "out", changes=CHANGES) == {}
     printed = capsys.readouterr().out
     assert "BallRun, limit 10: not evaluated: install the simulator" in printed and "nan" in printed
-    rows, note, failed = run_limit(
-        *(str(tmp_path / "out/BallRun/limit-10"), "dsrl", "BallRun", 10.0, None, CHANGES), progress=False
-    )
+    wanted = reproduce.configs("BallRun", 10.0, None, CHANGES)
+    rows, note, failed = run_limit(str(tmp_path / "out/BallRun/limit-10"), "dsrl", wanted, progress=False)
     assert note is None and failed is None and [row["model"] for row in rows] == ["last"] * 3
     policy = trac.load_run(tmp_path / "out/BallRun/limit-10/002").policy
     scores = trac.evaluate(policy, task="BallRun", cost_limit=10, episodes=2, seed=20)
     assert rows[2]["return"] == pytest.approx(scores.episodes["return"].mean())
+
+
+def test_what_was_killed_without_simulator_goes_on_with_one_and_the_other_way_round(ball_run, tmp_path, monkeypatch):
+    def missing(task):
+        raise MissingSimulator("install the simulator")
+
+    class Killed(BaseException):
+        pass
+
+    def killed(folder, step, *arguments, save=checkpoint.save):
+        save(folder, step, *arguments)
+        raise Killed
+
+    wanted = reproduce.configs("BallRun", 10.0, None, CHANGES)
+    for first, second, models in ((missing, reproduce.make, ["last"]), (reproduce.make, missing, None)):
+        folder = str(tmp_path / first.__name__)
+        with monkeypatch.context() as patch:
+            patch.setattr(reproduce, "make", first)
+            patch.setattr(checkpoint, "save", killed)
+            with pytest.raises(Killed):
+                run_limit(folder, "dsrl", wanted, progress=False)
+        with monkeypatch.context() as patch:
+            patch.setattr(reproduce, "make", second)
+            patch.setattr(sys.modules["trac.train"], "make", second)
+            if models is None:
+                with pytest.raises(MissingSimulator, match="install the simulator"):
+                    run_limit(folder, "dsrl", wanted, progress=False)
+                continue
+            rows, note, failed = run_limit(folder, "dsrl", wanted, progress=False)
+            assert note is None and failed is None and [row["model"] for row in rows] == models * 3
+            assert all(np.isfinite(row["normalized_reward"]) for row in rows)
 
 
 def test_an_assumed_ratio_is_asked_for_and_said(tmp_path, capsys):

@@ -10,8 +10,9 @@ import nbformat
 import pandas as pd
 import pytest
 
-from trac.core.checkpoint import find
-from trac.experiments import grid, sweep
+from trac.config import ConfigError
+from trac.core.checkpoint import find, locked
+from trac.experiments import sweep
 from trac.experiments.grid import plan
 from trac.experiments.sweep import collect, parameters
 
@@ -68,11 +69,9 @@ def calls(out):
 
 
 @pytest.mark.slow
-def test_points_run_once_a_failed_one_stops_no_other_and_is_tried_again(tmp_path, small, monkeypatch):
-    # TracConfig would refuse the bad alpha before it runs, which is what this is not about.
-    monkeypatch.setattr(grid.TracConfig, "replace", lambda self, **changes: self)
+def test_points_run_once_a_failed_one_stops_no_other_and_is_tried_again(tmp_path, small):
     out = tmp_path / "out"
-    points, _ = plan(parameters(small), ["alpha=-1.0,0.5,99.0"], ["seeds=[3, 4]"], None)
+    points = [parameters(small) | dict(alpha=alpha, seeds=[3, 4]) for alpha in (-1.0, 0.5, 99.0)]
     failed = sweep.sweep(small, out, points, workers=2)
     bad = sweep.point_hash(points[0])
     assert failed == {bad: "ValueError: alpha is negative"}
@@ -88,8 +87,90 @@ def test_points_run_once_a_failed_one_stops_no_other_and_is_tried_again(tmp_path
     pd.testing.assert_frame_equal(collect(out), table, check_like=True)
 
 
+@pytest.fixture
+def at_once(monkeypatch):
+    """In place of Dask and papermill: the calls of `run_point`, each of which writes a result."""
+    made = []
+
+    def run(function, calls, workers, scheduler, retries=0):
+        for name, (notebook, folder, point, threads) in calls.items():
+            made.append(point)
+            result = {"parameters": point, "code": "x", "threads": threads, "seconds": 1.0}
+            result["runs"] = [dict(seed=seed, model="last", scores=dict(cost=seed)) for seed in point["seeds"]]
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            made_by = {"parameters": point, "code": sweep.code_hash(Path(notebook))}
+            Path(folder, "point.json").write_text(json.dumps(made_by))
+            Path(folder, "result.json").write_text(json.dumps(result))
+            yield name, None
+
+    monkeypatch.setattr(sweep, "on_dask", run)
+    return made
+
+
+def test_more_seeds_train_those_alone_that_are_new(tmp_path, small, at_once):
+    points = [parameters(small) | dict(alpha=alpha) for alpha in (0.1, 0.2)]
+    sweep.sweep(small, tmp_path / "out", [point | dict(seeds=[0, 1]) for point in points])
+    sweep.sweep(small, tmp_path / "out", [point | dict(seeds=[0, 1, 2, 3]) for point in points])
+    sweep.sweep(small, tmp_path / "out", [point | dict(seeds=[3, 1]) for point in points])
+    assert [point["seeds"] for point in at_once] == [[0, 1]] * 2 + [[2, 3]] * 2
+    table = pd.read_csv(tmp_path / "out" / "results.csv")
+    assert sorted(zip(table.alpha, table.seed, strict=True)) == [(a, s) for a in (0.1, 0.2) for s in range(4)]
+
+
+@pytest.mark.parametrize("damage", ["", "[1]", "{}", '{"parameters": 1}'])
+def test_a_damaged_result_is_named_left_out_and_made_again(tmp_path, small, at_once, damage):
+    points = [parameters(small) | dict(alpha=alpha) for alpha in (0.1, 0.2)]
+    sweep.sweep(small, tmp_path, points)
+    place = tmp_path / "points" / sweep.point_hash(points[0])
+    (place / "result.json").write_text(damage)
+    with pytest.warns(UserWarning, match=rf"{place.name}.result.json is damaged .* the sweep makes it again"):
+        assert collect(tmp_path).alpha.tolist() == [0.2]
+    with pytest.warns(UserWarning, match="is damaged"):
+        sweep.sweep(small, tmp_path, points)
+    assert at_once[2:] == points[:1] and sorted(collect(tmp_path).alpha) == [0.1, 0.2]
+
+
+def test_defaults_may_be_expressions_and_the_notebook_need_not_name_its_kernel(tmp_path):
+    notebook = nbformat.v4.new_notebook()
+    source = (
+        "import math\nwidth = 64\nhidden = [width for _ in range(2)]\nsteps = 4 * 1000\nlimit = math.inf\nfolder = None"
+    )
+    notebook.cells = [nbformat.v4.new_code_cell(source, metadata={"tags": ["parameters"]})]
+    nbformat.write(notebook, tmp_path / "it.ipynb")
+    assert parameters(tmp_path / "it.ipynb") == dict(width=64, hidden=[64, 64], steps=4000, limit=float("inf"))
+    place = tmp_path / "point"
+    assert sweep.run_point(str(tmp_path / "it.ipynb"), str(place), dict(steps=10), 1) is None
+    assert "steps = 10" in (place / "notebook.ipynb").read_text()
+
+
+def test_a_notebook_without_what_a_sweep_needs_is_named(tmp_path):
+    notebook = nbformat.v4.new_notebook()
+    nbformat.write(notebook, tmp_path / "none.ipynb")
+    notebook.cells = [nbformat.v4.new_code_cell("steps = 1 / 0", metadata={"tags": ["parameters"]})]
+    nbformat.write(notebook, tmp_path / "wrong.ipynb")
+    (tmp_path / "text.ipynb").write_text("not JSON")
+    for name, message in (
+        ("missing", "missing.ipynb: no such notebook"),
+        ("text", "text.ipynb is not a notebook"),
+        ("none", "none.ipynb has no parameter `folder`"),
+        ("wrong", "wrong.ipynb: its cell of parameters cannot be executed .*ZeroDivisionError"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            parameters(tmp_path / f"{name}.ipynb")
+
+
 @pytest.mark.slow
-def test_changed_code_is_said_and_run_again_if_asked(tmp_path, small, capsys):
+def test_one_seed_by_papermill_alone(tmp_path):
+    settings = "steps=2 bc_steps=1 eval_episodes=1 seeds=0".split()
+    flags = [word for text in settings for word in ("-p", *text.split("="))]
+    call = [sys.executable, "-m", "papermill", str(ABLATION), str(tmp_path / "out.ipynb"), *flags, "-p", "folder"]
+    result = subprocess.run([*call, str(tmp_path)], capture_output=True, text=True, cwd=ABLATION.parent)
+    assert result.returncode == 0, result.stderr
+    assert json.loads((tmp_path / "result.json").read_text())["parameters"]["seeds"] == [0]
+
+
+@pytest.mark.slow
+def test_changed_code_is_said(tmp_path, small, capsys):
     out, points = tmp_path / "out", plan(parameters(small), ["alpha=0.5,0.6"], [], None)[0]
     assert sweep.sweep(small, out, points) == {}
     small.write_text(small.read_text().replace("a kernel that dies the first time", "changed"))
@@ -99,21 +180,12 @@ def test_changed_code_is_said_and_run_again_if_asked(tmp_path, small, capsys):
         path.unlink()  # as if they had been killed before the end
     assert sweep.sweep(small, out, points[:1]) == {} and calls(out) == 3
     assert "1 points were made or begun by other code" in capsys.readouterr().out
-    small.write_text(small.read_text().replace("changed", "changed again"))
-    assert sweep.sweep(small, out, points, redo_changed=True) == {}
-    assert len(collect(out)) == 2 and len(list(out.glob("points/*-other-code-*"))) == 2
 
 
-@pytest.mark.slow
 def test_a_second_sweep_in_the_same_folder_is_refused(tmp_path, small):
-    out = tmp_path / "out"
-    first = subprocess.Popen(command(small, out, "--set", "wait=8.0"), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    while not list(out.glob("points/*/calls")):
-        assert first.poll() is None, first.communicate()
-        time.sleep(0.1)
-    second = subprocess.run(command(small, out), capture_output=True, text=True)
-    assert second.returncode == 1 and "another sweep is running" in second.stderr
-    assert first.wait() == 0 and calls(out) == 1
+    with locked(tmp_path / "out"):  # as a first one does
+        second = subprocess.run(command(small, tmp_path / "out"), capture_output=True, text=True)
+    assert second.returncode == 1 and "another process is training into" in second.stderr
 
 
 @pytest.mark.slow
@@ -193,10 +265,11 @@ def test_a_full_disk_is_said_and_leaves_earlier_results_intact(tmp_path, small):
         subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
-def test_a_missing_package_is_named_with_its_command(monkeypatch):
+def test_a_missing_package_is_named_with_its_command(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "papermill", None)
     with pytest.raises(ImportError, match=r"importing papermill failed .*pip install 'trac-book\[sweep\]'"):
-        parameters(ABLATION)
+        sweep.sweep(ABLATION, tmp_path / "out", [])
+    assert not (tmp_path / "out").exists()
     monkeypatch.setitem(sys.modules, "dask.distributed", None)
     with pytest.raises(ImportError, match="importing dask.distributed failed"):
         next(sweep.on_dask(len, {}, 1, None))

@@ -47,9 +47,7 @@ def _clone(
     data: Trajectories, config: Any, configs: list[TracConfig], segments: list[Segments], **options: Any
 ) -> Run | list[Run]:
     cloning = [c.replace(batch_size=BATCH_SIZE, bc_steps=c.steps) for c in configs]
-    single = isinstance(config, TracConfig)
-    runs = train_on(data, cloning, segments, single=single, **options)
-    return runs[0] if single else runs
+    return train_on(data, cloning, segments, single=isinstance(config, TracConfig), **options)
 
 
 def _transitions(data: Trajectories, chosen: np.ndarray, cost_limit: float) -> Segments:

@@ -11,30 +11,24 @@ original takes the best of ten by its critic.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from trac.baselines.lagrangian import Gains, LagrangianLearner
-from trac.baselines.losses import descend, fused_adam, soft_update, target_of
+from trac.baselines.lagrangian import LagrangianConfig, LagrangianLearner
+from trac.baselines.losses import descend, soft_update, target_of
 from trac.baselines.networks import VAE, BaselinePolicy, mlp
-from trac.baselines.offline import CriticConfig, train_offline
-from trac.config import Count, NonNegative, PositiveShare
+from trac.baselines.offline import train_offline
+from trac.config import NonNegative
 from trac.data.trajectories import Trajectories
 
 
 @dataclass(frozen=True)
-class BCQLagConfig(CriticConfig):
+class BCQLagConfig(LagrangianConfig):
     """Settings of BCQ-Lag. Source of the published values: OSRL, examples/configs/bcql_configs.py."""
 
     phi: NonNegative = 0.05  # Φ, largest change of a proposed action in each dimension
-    critics: Count = 1  # networks in each half of each critic
-    samples: Count = 4  # proposed actions for each next observation
-    mixture: PositiveShare = 0.75  # λ of `mixed_maximum`, the weight of the smaller half
-    pid: Gains = (0.1, 0.003, 0.001)  # of the multiplier: proportional, integral, derivative
-
-    published: ClassVar = CriticConfig.published | dict(critics=2)
 
 
 class Perturbation(nn.Module):
@@ -77,9 +71,9 @@ class BCQLag(LagrangianLearner):
     def build(self, data: Trajectories) -> None:
         config = self.config
         self.policy = Perturbed(*self.dims, hidden=config.hidden, vae_hidden=config.vae_hidden, phi=config.phi)
-        self.build_critics(self.policy.vae)
+        self.build_critics(config.critics)
         self.perturbation_target = target_of(self.policy.perturbation)
-        self.optimizers["policy"] = fused_adam(self.policy.perturbation.parameters(), self.config.actor_learning_rate)
+        self.build_optimizers(self.policy.perturbation, self.policy.vae)
 
     def update(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         vae, perturbation = self.policy.vae, self.policy.perturbation

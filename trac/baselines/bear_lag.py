@@ -16,29 +16,25 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from trac.baselines.lagrangian import Gains, LagrangianLearner
-from trac.baselines.losses import descend, fused_adam, soft_update, target_of
+from trac.baselines.lagrangian import LagrangianConfig, LagrangianLearner
+from trac.baselines.losses import descend, soft_update, target_of
 from trac.baselines.networks import VAE, SquashedGaussian
-from trac.baselines.offline import CriticConfig, train_offline
-from trac.config import Count, NonNegative, Positive, PositiveShare
+from trac.baselines.offline import train_offline
+from trac.config import Count, NonNegative, Positive
 from trac.data.trajectories import Trajectories
 
 
 @dataclass(frozen=True)
-class BEARLagConfig(CriticConfig):
+class BEARLagConfig(LagrangianConfig):
     """Settings of BEAR-Lag. Source of the published values: OSRL, examples/configs/bearl_configs.py."""
 
-    critics: Count = 1  # networks in each half of each critic
-    samples: Count = 4  # actions for each next observation
-    mixture: PositiveShare = 0.75  # λ of `mixed_maximum`, the weight of the smaller half
     kernel: Literal["gaussian", "laplacian"] = "gaussian"  # of the discrepancy
     mmd_sigma: NonNegative = 50.0  # the kernel's width
     mmd_limit: NonNegative = 0.05  # ε, allowed discrepancy
     mmd_samples: Count = 4  # actions for each observation on both sides of the discrepancy
-    pid: Gains = (0.1, 0.003, 0.001)  # of the multiplier: proportional, integral, derivative
     alpha_learning_rate: Positive = 1e-3  # of log α, the discrepancy's multiplier
 
-    published: ClassVar = CriticConfig.published | dict(critics=2, mmd_samples=10)
+    published: ClassVar = LagrangianConfig.published | dict(mmd_samples=10)
 
 
 def discrepancy(first: Tensor, second: Tensor, sigma: float, kernel: str) -> Tensor:
@@ -75,9 +71,9 @@ class BEARLag(LagrangianLearner):
         self.vae = VAE(obs_dim, act_dim, config.vae_hidden)
         self.log_alpha: Tensor
         self.register_buffer("log_alpha", torch.zeros(()))
-        self.build_critics(self.vae)
+        self.build_critics(config.critics)
         self.policy_target = target_of(self.policy)
-        self.optimizers["policy"] = fused_adam(self.policy.parameters(), config.actor_learning_rate)
+        self.build_optimizers(self.policy, self.vae)
 
     def update(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         config, s = self.config, batch["observations"]

@@ -100,18 +100,15 @@ class COptiDICE(OfflineLearner):
         self.policy = SquashedGaussian(obs_dim, act_dim, config.hidden)
         self.nu = Ensemble(config.critics, [obs_dim, *config.hidden])
         self.chi = Ensemble(config.critics, [obs_dim, *config.hidden])
-        self.multiplier, self.temperature = (
-            nn.Parameter(torch.ones(())),
-            nn.Parameter(torch.ones(())),
-        )  # before softplus
+        # Before softplus.
+        self.multiplier, self.temperature = nn.Parameter(torch.ones(())), nn.Parameter(torch.ones(()))
         self.to(self.device)
-        rates = (config.actor_learning_rate, config.critic_learning_rate, config.scalar_learning_rate)
         self.optimizers = {
-            "policy": fused_adam(self.policy.parameters(), rates[0]),
-            "nu": fused_adam(self.nu.parameters(), rates[1]),
-            "chi": fused_adam(self.chi.parameters(), rates[1]),
-            "multiplier": fused_adam([self.multiplier], rates[2]),
-            "temperature": fused_adam([self.temperature], rates[2]),
+            "policy": fused_adam(self.policy.parameters(), config.actor_learning_rate),
+            "nu": fused_adam(self.nu.parameters(), config.critic_learning_rate),
+            "chi": fused_adam(self.chi.parameters(), config.critic_learning_rate),
+            "multiplier": fused_adam([self.multiplier], config.scalar_learning_rate),
+            "temperature": fused_adam([self.temperature], config.scalar_learning_rate),
         }
         self.first = len(data.starts) / len(data)  # share of transitions that begin an episode
         self.spread = {name: config.noise * self.data[name].std(0) for name in ("observations", "actions")}

@@ -21,9 +21,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from trac.baselines.losses import bellman_target, critic_loss, descend, fused_adam, soft_update, target_of
-from trac.baselines.networks import VAE, Ensemble, SquashedGaussian, kl_to_standard_normal
-from trac.baselines.offline import CriticConfig, OfflineLearner, train_offline
+from trac.baselines.lagrangian import CriticLearner
+from trac.baselines.losses import bellman_target, critic_loss, descend
+from trac.baselines.networks import VAE, SquashedGaussian, kl_to_standard_normal
+from trac.baselines.offline import CriticConfig, train_offline
 from trac.config import Count, NonNegative, Positive, PositiveShare
 from trac.data.trajectories import Trajectories
 
@@ -54,7 +55,7 @@ def unseen_cost(cost: Tensor, kl: Tensor, share: float) -> Tensor:
     return (cost * unseen).sum() / unseen.sum()
 
 
-class CPQ(OfflineLearner):
+class CPQ(CriticLearner):
     """One run of CPQ."""
 
     algorithm = "cpq"
@@ -63,28 +64,17 @@ class CPQ(OfflineLearner):
 
     def build(self, data: Trajectories) -> None:
         config, (obs_dim, act_dim) = self.config, self.dims
-        sizes = [obs_dim + act_dim, *config.hidden]
         self.policy = SquashedGaussian(obs_dim, act_dim, config.hidden)
-        self.critic, self.cost_critic = Ensemble(config.critics, sizes), Ensemble(config.critics, sizes)
+        self.build_critics(config.critics)
         self.vae = VAE(obs_dim, act_dim, config.vae_hidden)
         self.log_alpha: Tensor
         self.register_buffer("log_alpha", torch.zeros(()))
-        self.to(self.device)
-        self.critic_target, self.cost_target = target_of(self.critic), target_of(self.cost_critic)
-        self.optimizers = {
-            "policy": fused_adam(self.policy.parameters(), config.actor_learning_rate),
-            "critic": fused_adam(self.critic.parameters(), config.critic_learning_rate),
-            "cost_critic": fused_adam(self.cost_critic.parameters(), config.critic_learning_rate),
-            "vae": fused_adam(self.vae.parameters(), config.vae_learning_rate),
-        }
+        self.build_optimizers(self.policy, self.vae)
 
     def update(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         config, limit, optimizers = self.config, self.limit(), self.optimizers
         s, a, s_next = batch["observations"], batch["actions"], batch["next_observations"]
-
-        vae_loss = self.vae.loss(s, a, config.beta)
-        descend(optimizers["vae"], vae_loss)
-
+        metrics = self.update_vae(self.vae, batch)
         with torch.no_grad():
             a_next = self.policy.sample(s_next)
             q_next = self.critic_target(s_next, a_next).amin(0)
@@ -108,12 +98,11 @@ class CPQ(OfflineLearner):
         policy_loss = -penalised(q, cost, limit).mean()
         descend(optimizers["policy"], policy_loss)
 
-        soft_update(self.critic_target, self.critic, config.tau)
-        soft_update(self.cost_target, self.cost_critic, config.tau)
+        self.update_targets()
         safe = (cost <= limit).float().mean()
-        losses = {"vae_loss": vae_loss, "critic_loss": q_loss, "cost_critic_loss": cost_loss}
-        losses |= {"policy_loss": policy_loss, "q": q.mean(), "cost_q": cost.mean()}
-        return losses | {"safe": safe, "frozen": (safe == 0).float(), "alpha": alpha}
+        metrics |= {"critic_loss": q_loss, "cost_critic_loss": cost_loss, "policy_loss": policy_loss}
+        metrics |= {"q": q.mean(), "cost_q": cost.mean(), "safe": safe, "frozen": (safe == 0).float()}
+        return metrics | {"alpha": alpha}
 
     def _unseen_cost(self, observations: Tensor) -> Tensor:
         """Q_c of the policy's unseen actions, with a gradient to the cost critic alone."""

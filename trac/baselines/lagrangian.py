@@ -1,16 +1,27 @@
-"""What BCQ-Lag and BEAR-Lag share: pessimistic critics, and a multiplier of the cost."""
+"""What CPQ, BCQ-Lag and BEAR-Lag share: critics of reward and cost; and the latter two: a multiplier of the cost."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from trac.baselines.losses import bellman_target, critic_loss, descend, fused_adam, soft_update, target_of
 from trac.baselines.networks import VAE, Ensemble
-from trac.baselines.offline import OfflineLearner
-from trac.config import NonNegative
+from trac.baselines.offline import CriticConfig, OfflineLearner
+from trac.config import Count, NonNegative, PositiveShare
 
-Gains = tuple[NonNegative, NonNegative, NonNegative]
+
+@dataclass(frozen=True)
+class LagrangianConfig(CriticConfig):
+    """The fields that BCQ-Lag and BEAR-Lag have beside those of all critics."""
+
+    critics: Count = 1  # networks in each half of each critic
+    mixture: PositiveShare = 0.75  # λ of `mixed_maximum`, the weight of the smaller half
+    pid: tuple[NonNegative, NonNegative, NonNegative] = (0.1, 0.003, 0.001)  # gains of the multiplier: see there
+
+    published: ClassVar = CriticConfig.published | dict(critics=2)
 
 
 class PIDController(nn.Module):
@@ -59,17 +70,19 @@ def mixed_maximum(values: Tensor, samples: int, mixture: float) -> Tensor:
     return mixed.view(-1, samples).amax(1)
 
 
-class LagrangianLearner(OfflineLearner):
-    """What BCQ-Lag and BEAR-Lag share: critics of two halves, the VAE's loss, and the multiplier of the cost."""
+class CriticLearner(OfflineLearner):
+    """Critics of reward and cost with their targets, and a VAE of the actions."""
 
-    def build_critics(self, vae: VAE) -> None:
-        config, (obs_dim, act_dim) = self.config, self.dims
-        sizes, members = [obs_dim + act_dim, *config.hidden], 2 * config.critics
+    def build_critics(self, members: int) -> None:
+        sizes = [sum(self.dims), *self.config.hidden]
         self.critic, self.cost_critic = Ensemble(members, sizes), Ensemble(members, sizes)
-        self.controller = PIDController(config.pid)
-        self.to(self.device)
         self.critic_target, self.cost_target = target_of(self.critic), target_of(self.cost_critic)
+
+    def build_optimizers(self, actor: nn.Module, vae: VAE) -> None:
+        config = self.config
+        self.to(self.device)
         self.optimizers = {
+            "policy": fused_adam(actor.parameters(), config.actor_learning_rate),
             "critic": fused_adam(self.critic.parameters(), config.critic_learning_rate),
             "cost_critic": fused_adam(self.cost_critic.parameters(), config.critic_learning_rate),
             "vae": fused_adam(vae.parameters(), config.vae_learning_rate),
@@ -79,6 +92,18 @@ class LagrangianLearner(OfflineLearner):
         loss = vae.loss(batch["observations"], batch["actions"], self.config.beta)
         descend(self.optimizers["vae"], loss)
         return {"vae_loss": loss}
+
+    def update_targets(self) -> None:
+        soft_update(self.critic_target, self.critic, self.config.tau)
+        soft_update(self.cost_target, self.cost_critic, self.config.tau)
+
+
+class LagrangianLearner(CriticLearner):
+    """What BCQ-Lag and BEAR-Lag share: critics of two halves, and the multiplier of the cost, a PID controller's."""
+
+    def build_critics(self, members: int) -> None:
+        super().build_critics(2 * members)
+        self.controller = PIDController(self.config.pid)
 
     def update_critics(self, batch: dict[str, Tensor], s_next: Tensor, actions: Tensor) -> dict[str, Tensor]:
         """Bellman updates of both critics.
@@ -110,7 +135,3 @@ class LagrangianLearner(OfflineLearner):
         excess = cost - self.limit()
         multiplier = self.controller(excess.detach())
         return q, multiplier * excess, {"q": q.mean(), "cost_q": cost, "multiplier": multiplier}
-
-    def update_targets(self) -> None:
-        soft_update(self.critic_target, self.critic, self.config.tau)
-        soft_update(self.cost_target, self.cost_critic, self.config.tau)

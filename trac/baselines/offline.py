@@ -230,9 +230,7 @@ def train_offline(
     """Train a baseline, one run after the other where a list of configs is given; otherwise as `trac.train`."""
     configs, where = config_list(data, config, method.Config), find_device(device)
     groups = (([i], [method(c, data, where, capture)]) for i, c in enumerate(configs))
-    single = isinstance(config, Settings)
     identity = {"algorithm": method.algorithm}
     if options.get("out") is not None:
         identity |= data_identity(data, (name for name in KEYS if name != "next_observations" or method.reads_next))
-    runs = run_all(groups, identity=identity, single=single, **options)
-    return runs[0] if single else runs
+    return run_all(groups, identity=identity, single=isinstance(config, Settings), **options)

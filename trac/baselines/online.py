@@ -222,7 +222,7 @@ def train_online(
             raise ConfigError(f"{c!r} is not a {method.Config.__name__}: pass one, or a list of them.")
         if c.eval_episodes:
             scored_task(c.task, env, reward_range)
-    single, where = isinstance(config, Settings), find_device(device)
+    where = find_device(device)
 
     def groups() -> Generator[tuple[list[int], list[OnlineLearner]], None, None]:
         for i, c in enumerate(configs):
@@ -234,15 +234,14 @@ def train_online(
     metadrive = any(c.task in TASKS and TASKS[c.task].suite == "metadrive" for c in configs)
     simulator = dict(env=env, reward_range=reward_range, workers=2 if metadrive else 1)
     with _global_generators_as_they_were(), closing(groups()) as each:
-        runs = run_all(
+        return run_all(
             each,
             identity={"algorithm": method.algorithm},
-            single=single,
+            single=isinstance(config, Settings),
             out=out,
             progress=progress,
             simulator=simulator,
         )
-    return runs[0] if single else runs
 
 
 @contextmanager

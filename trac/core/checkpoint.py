@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -75,11 +76,14 @@ def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
 
 @contextmanager
 def locked(folder: Path | None) -> Iterator[None]:
-    """Keep other processes from training into the same folder. The lock goes with the process, however it ends."""
+    """Keep other processes from training into the same folder. The lock goes with the process, however it ends.
+
+    A folder that is made here and that nothing is written into goes again.
+    """
     if folder is None:
         yield
         return
-    lock = FileLock(folder / ".lock")
+    lock, made = FileLock(folder / ".lock"), not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
@@ -92,6 +96,8 @@ def locked(folder: Path | None) -> Iterator[None]:
     try:
         yield
     finally:
+        if made and [path.name for path in folder.iterdir()] == [".lock"]:
+            shutil.rmtree(folder, ignore_errors=True)
         lock.release()
 
 

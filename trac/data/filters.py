@@ -1,31 +1,17 @@
 """The changes of a dataset that DSRL defines: thinned out, with outliers, with a part left out, with noise."""
 
-import inspect
-import numbers
 import random
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
-from trac.data.tasks import suggestion
 from trac.data.trajectories import Trajectories
 
 
 class FilterError(ValueError):
-    """A filter that does not exist, or that the data does not allow."""
-
-
-def check_filters(filters: Mapping[str, Any]) -> None:
-    """Raise FilterError for a name that is not a parameter of `filtered`, or a value that is no number."""
-    known = [*inspect.signature(filtered).parameters][1:]
-    for name, value in filters.items():
-        if name not in known:
-            raise FilterError(f"there is no filter {name!r}: {suggestion(name, known)}")
-        if name != "inpaint_ranges" and not isinstance(value, numbers.Real | None):
-            raise FilterError(f"{name}={value!r} must be a number.")
+    """A filter with a number out of range, or that the data does not allow."""
 
 
 def filtered(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from trac.data.download import fetch
-from trac.data.filters import check_filters, filtered
+from trac.data.filters import filtered
 from trac.data.packaged import FOLDER, packaged
 from trac.data.tasks import TASKS, get_task
 from trac.data.trajectories import DatasetError, Trajectories, read
@@ -35,9 +35,9 @@ def load(
     Raises:
         UnknownTask: the name is not one of the 38, or nearly but not quite.
         DatasetError: the task has no packaged data, nothing can be fetched, or the file cannot be used.
-        FilterError: there is no such filter, or the data does not allow it.
+        FilterError: a filter's number is out of range, or the data does not allow it.
+        TypeError: there is no such filter.
     """
-    check_filters(filters or {})
     if isinstance(task, os.PathLike) or Path(str(task)).suffix.lower() in (".hdf5", ".h5", ".npz", ".npy"):
         if source != "packaged":
             raise DatasetError(f"{task} is a file, and source={str(source)!r} another: write trac.load(name, source).")

@@ -21,7 +21,7 @@ class UnknownTask(ValueError):
 
 def suggestion(name: str, known: Iterable[str]) -> str:
     """The end of an error about an unknown name: the nearest of the known ones, or all of them."""
-    near = difflib.get_close_matches(name, known := list(known), n=1)
+    near = difflib.get_close_matches(str(name), known := list(known), n=1)
     return f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}."
 
 
@@ -35,7 +35,6 @@ class Task:
 
     name: str
     suite: str  # "bullet", "safety_gymnasium" or "metadrive"; "own" for a user's
-    env_id: str  # the name under which dsrl registers the simulator
     file: str  # DSRL's file name: task, largest episode cost, number of trajectories
     max_episode_steps: int  # horizon of the simulator [steps]
     min_return: float  # lowest episode return in DSRL's file; normalised reward 0
@@ -60,12 +59,11 @@ class Task:
 
 
 _SHARED: dict[str, Any] = dict(kappa=0.7, batch_size=96, learning_rate=1e-4, lr_multiplier=0.1, warmup_steps=10_000)
-_PAPER = {
-    "bullet": dict(_SHARED, alpha=0.2, gamma=0.99, eta=0.25, top=0.5, bottom=0.0, bc_steps=30_000, steps=100_000),
-    "safety_gymnasium": dict(
-        _SHARED, alpha=0.1, gamma=0.99, eta=0.5, top=0.5, bottom=0.5, bc_steps=30_000, steps=100_000
-    ),
-    "metadrive": dict(_SHARED, alpha=0.2, gamma=1.0, eta=0.25, top=0.25, bottom=0.0, bc_steps=60_000, steps=200_000),
+_LONG: dict[str, Any] = _SHARED | dict(bc_steps=30_000, steps=100_000)
+_PAPER: dict[str, dict[str, Any]] = {
+    "bullet": _LONG | dict(alpha=0.2, gamma=0.99, eta=0.25, top=0.5, bottom=0.0),
+    "safety_gymnasium": _LONG | dict(alpha=0.1, gamma=0.99, eta=0.5, top=0.5, bottom=0.5),
+    "metadrive": _SHARED | dict(alpha=0.2, gamma=1.0, eta=0.25, top=0.25, bottom=0.0, bc_steps=60_000, steps=200_000),
 }
 _LIMITS = {
     "bullet": (10.0, 20.0, 40.0),
@@ -76,38 +74,21 @@ _LIMITS = {
 _SEGMENT_RATIO = {"BallRun": 1.0, "PointButton1": 0.75, "easydense": 0.25}
 
 
-def _task(row: dict[str, str]) -> Task:
-    name, file = row["name"], row["file"]
-    if file.startswith("SafeMetaDrive"):
-        suite, env_id = "metadrive", f"OfflineMetadrive-{name}-v0"
-    else:
-        suite = "safety_gymnasium" if "Gymnasium" in file else "bullet"
-        env_id = "Offline" + "-".join(file.removeprefix("Safety").split("-")[:2])
-    paper = _PAPER[suite] | ({"segment_ratio": _SEGMENT_RATIO[name]} if name in _SEGMENT_RATIO else {})
-    return Task(
-        name=name,
-        suite=suite,
-        env_id=env_id,
-        file=file,
-        max_episode_steps=int(row["max_episode_steps"]),
-        min_return=float(row["min_return"]),
-        max_return=float(row["max_return"]),
-        cost_limits=_LIMITS[suite],
-        paper=MappingProxyType(paper),
-    )
+def _task(name: str, suite: str, file: str, steps: str, low: str, high: str) -> Task:
+    ratio = {"segment_ratio": _SEGMENT_RATIO[name]} if name in _SEGMENT_RATIO else {}
+    paper = MappingProxyType(_PAPER[suite] | ratio)
+    return Task(name, suite, file, int(steps), float(low), float(high), _LIMITS[suite], paper)
 
 
 with Path(__file__).with_name("tasks.csv").open() as _file:
-    TASKS: Mapping[str, Task] = MappingProxyType({row["name"]: _task(row) for row in csv.DictReader(_file)})
+    TASKS: Mapping[str, Task] = MappingProxyType({row[0]: _task(*row) for row in [*csv.reader(_file)][1:]})
 
 
 def get_task(name: str) -> Task:
-    """The task of that name. Raises UnknownTask, with the nearest names."""
-    if name in TASKS:
-        return TASKS[name]
-    near = _near(name, 0.6)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"the tasks are {', '.join(TASKS)}."
-    raise UnknownTask(f"unknown task {name!r}: {hint}")
+    """The task of that name. Raises UnknownTask, with the nearest name."""
+    if name not in TASKS:
+        raise UnknownTask(f"unknown task {name!r}: {suggestion(name, TASKS)}")
+    return TASKS[name]
 
 
 def own_task(name: str, reward_range: tuple[float, float]) -> Task:
@@ -128,7 +109,7 @@ def own_task(name: str, reward_range: tuple[float, float]) -> Task:
         low = high = math.nan
     if not -math.inf < low < high < math.inf:
         raise ValueError(f"reward_range={reward_range} must be the (lowest, highest) episode return.")
-    return Task(name, "own", "", "", 0, low, high, (), MappingProxyType({}))
+    return Task(name, "own", "", 0, low, high, (), MappingProxyType({}))
 
 
 def check_name(name: str) -> None:
@@ -138,12 +119,7 @@ def check_name(name: str) -> None:
     """
     if not name:
         raise UnknownTask("the task has no name.")
-    if name not in TASKS and (near := _near(name, 0.8)):
-        raise UnknownTask(
-            f"unknown task {name!r}: did you mean {' or '.join(near)}? A task of your own needs a name less like it."
-        )
-
-
-def _near(name: str, similarity: float) -> list[str]:
     lower = {task.lower(): task for task in TASKS}
-    return [lower[match] for match in difflib.get_close_matches(str(name).lower(), lower, n=3, cutoff=similarity)]
+    if name not in TASKS and (near := difflib.get_close_matches(name.lower(), lower, cutoff=0.8)):
+        meant = " or ".join(lower[match] for match in near)
+        raise UnknownTask(f"unknown task {name!r}: did you mean {meant}? A task of your own needs a name less like it.")

@@ -1,38 +1,40 @@
 """The points of a sweep, from texts such as "alpha=0.1,0.2" and "top + bottom <= 1"."""
 
 import ast
-import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
+from pydantic import TypeAdapter
 
-from trac.config import TracConfig
+from trac.config import STRICT, ConfigError, CountOrZero, TracConfig, checked, field_types
+from trac.data.tasks import check_name
 
-
-class SweepError(ValueError):
-    """A sweep that cannot be run as it was asked for."""
+SEEDS = TypeAdapter(tuple[CountOrZero, ...], config=STRICT)
 
 
 def check_value(name: str, text: str, defaults: dict[str, Any], of: str = "the notebook") -> Any:
     """The value that a text stands for, of a parameter `of` something.
 
-    Raises SweepError for an unknown name or another type than the default's.
+    Raises:
+        ConfigError: the name is unknown, or the value is not one that TracConfig's field of that name takes; for any
+            other parameter, not one of the default's type.
+        UnknownTask: a task's name is nearly, but not quite, one of the 38.
     """
     if name not in defaults:
-        raise SweepError(f"{name!r} is not a parameter of {of}; it has {', '.join(sorted(defaults))}.")
-    default = defaults[name]
+        raise ConfigError(f"{name!r} is not a parameter of {of}; it has {', '.join(sorted(defaults))}.")
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
         value = math.inf if text == "inf" else text
-    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    kind, wanted = type(value), type(default)
-    if kind is not wanted and None not in (value, default) and {kind, wanted} != {list, tuple}:
-        raise SweepError(f"{name}={text}: this is {kind.__name__}, and {of}'s default is {default!r}.")
+    default = tuple(defaults[name]) if isinstance(defaults[name], list) else defaults[name]
+    allowed = field_types(TracConfig) | {"seeds": SEEDS}
+    if name in allowed or default is not None:
+        value = checked(name, value, allowed.get(name) or TypeAdapter(type(default), config=STRICT))
+    if name == "task":
+        check_name(value)
     return list(value) if isinstance(value, tuple) else value
 
 
@@ -43,34 +45,42 @@ def plan(
 
     Args:
         defaults: of the notebook.
-        grid: "name=value,value,...", one for each dimension.
+        grid: "name=value,value,...", one for each dimension; a value with commas is in brackets, "(64, 64)".
         fixed: "name=value".
         where: what must hold of a point: an expression in the parameters for `pandas.DataFrame.query`.
 
     Raises:
-        SweepError: a name is unknown, given twice or not of its type; a point is no valid TracConfig; none is left.
+        ConfigError: a name is given twice; a point is no valid TracConfig; none is left; see also `check_value`.
     """
     axes: dict[str, list[Any]] = {}
     for text, several in [*((g, True) for g in grid), *((f, False) for f in fixed)]:
         name, equals, values = text.partition("=")
         if not equals or not values:
-            raise SweepError(f"{text!r} must have the form name=value" + (",value,..." if several else "") + ".")
+            raise ConfigError(f"{text!r} must have the form name=value" + (",value,..." if several else "") + ".")
         if name in axes:
-            raise SweepError(f"{name} is given twice.")
-        parts = values.split(",") if several else [values]
+            raise ConfigError(f"{name} is given twice.")
+        parts = _split(values) if several else [values]
         axes[name] = [check_value(name, part, defaults) for part in parts]
     points = [defaults | dict(zip(axes, choice, strict=True)) for choice in itertools.product(*axes.values())]
     kept = points if where is None else [points[i] for i in _rows_where(points, where)]
     if not kept:
-        raise SweepError(f"no point is left: --where {where!r} removes all {len(points)}.")
-    fields = {field.name for field in dataclasses.fields(TracConfig)}
+        raise ConfigError(f"no point is left: --where {where!r} removes all {len(points)}.")
     for point in kept:
         try:
-            TracConfig().replace(**{name: value for name, value in point.items() if name in fields})
-        except ValueError as error:
+            TracConfig().replace(**{name: point[name] for name in point if name in field_types(TracConfig)})
+        except ConfigError as error:
             shown = ", ".join(f"{name}={point[name]!r}" for name in axes)
-            raise SweepError(f"the point {shown} cannot be run: {error} Remove it, by --where for instance.") from error
+            raise ConfigError(f"the point {shown} cannot be run: {error} --where leaves such points out.") from error
     return kept, len(points) - len(kept)
+
+
+def _split(values: str) -> list[str]:
+    """The values between the commas that are in no bracket and no quotes."""
+    try:
+        entries = ast.parse(f"[{values}]", mode="eval").body
+    except SyntaxError:
+        return values.split(",")
+    return [ast.get_source_segment(f"[{values}]", entry) or "" for entry in getattr(entries, "elts", [])]
 
 
 def _rows_where(points: list[dict[str, Any]], expression: str) -> list[int]:
@@ -81,7 +91,7 @@ def _rows_where(points: list[dict[str, Any]], expression: str) -> list[int]:
             raise TypeError("it is not true or false of each point")
         return list(holds.index[holds])
     except Exception as error:  # whatever the expression makes pandas raise
-        raise SweepError(
+        raise ConfigError(
             f"--where {expression!r} cannot be evaluated ({error}). Write it as for pandas.DataFrame.query, in the "
             f"parameters {', '.join(table)}."
         ) from error

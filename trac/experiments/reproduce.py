@@ -7,7 +7,7 @@ A task is three cost limits with three seeds each. The seeds of a limit are one 
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,9 @@ import numpy as np
 import pandas as pd
 
 from trac.config import ConfigError, TracConfig
+from trac.core import checkpoint
 from trac.core.checkpoint import CheckpointError
-from trac.core.run import Run, load_run
+from trac.core.run import Run
 from trac.data.download import fetch
 from trac.data.files import write_file
 from trac.data.load import load
@@ -62,10 +63,7 @@ def configs(
 def run_limit(
     folder: str,
     source: str,
-    task: str,
-    cost_limit: float,
-    segment_ratio: float | None = None,
-    changes: dict[str, Any] | None = None,
+    wanted: Sequence[TracConfig],
     device: str | None = None,
     progress: bool = True,
 ) -> tuple[list[dict[str, Any]], str | None, str | None]:
@@ -74,10 +72,7 @@ def run_limit(
     Args:
         folder: holds checkpoints and finished runs.
         source: "dsrl", "packaged", or a file.
-        task: name in `trac.TASKS`.
-        cost_limit: l [cost per episode].
-        segment_ratio: used where the paper prints none.
-        changes: fields of TracConfig that are not to be the paper's.
+        wanted: from `configs`.
         device: as for `trac.train`.
         progress: show a progress bar.
 
@@ -88,35 +83,36 @@ def run_limit(
 
     Raises:
         ValueError: the settings or the data do not allow it; the message says why.
+        MissingSimulator: what was begun with evaluations goes on without a simulator.
         CheckpointError: see `trac.train`.
     """
-    wanted = configs(task, cost_limit, segment_ratio, changes)
-    episodes, failed = wanted[0].eval_episodes, None
-    missing = None if episodes else "eval_episodes=0"
+    config = wanted[0]
+    missing, failed = None if config.eval_episodes else "eval_episodes=0", None
     try:
-        make(task).close()
+        make(config.task).close()
     except MissingSimulator as error:
         missing = str(error)
-    # What was trained where there was no simulator is evaluated where there is one.
-    first = Path(folder) / "000"
-    blind = missing or ((first / "run.json").is_file() and load_run(first).config.eval_episodes == 0)
-    if blind:
-        wanted = [config.replace(eval_episodes=0) for config in wanted]
+    # What was begun where there was no simulator goes on without evaluations, and has one at the end if it can.
+    begun = checkpoint.load(Path(folder, "checkpoints", "00"))
+    blind = missing is not None if begun is None else begun[1]["identity"]["configs"][0]["eval_episodes"] == 0
+    asked = [c.replace(eval_episodes=0) for c in wanted] if blind else list(wanted)
     try:
-        runs = train(load(task, source), wanted, out=folder, resume=True, device=device, progress=progress)
+        runs = train(load(config.task, source), asked, out=folder, resume=True, device=device, progress=progress)
     except TrainingError as error:
         runs, failed = [run for run in error.runs if not run.record["failed_step"]], str(error)
+    scores = [_scores(run) for run in runs]
     if blind and not missing and runs:
-        limits, seeds = [cost_limit] * len(runs), [run.config.seed for run in runs]
-        policies = [run.policy for run in runs]
-        found = evaluate_many(policies, task=task, cost_limits=limits, episodes=episodes, seeds=seeds)
+        found = evaluate_many(
+            [run.policy for run in runs],
+            task=config.task,
+            cost_limits=[config.cost_limit] * len(runs),
+            episodes=config.eval_episodes,
+            seeds=[run.config.seed for run in runs],
+        )
         scores = [{"last": result.episodes[[*SCORES]].mean().to_dict()} for result in found]
-    else:
-        scores = [_scores(run) for run in runs]
-    common = {"task": task, "cost_limit": cost_limit, "segment_ratio": wanted[0].segment_ratio}
-    common["ratio_assumed"] = assumed(task)
+    common = {name: getattr(config, name) for name in ("task", "cost_limit", "segment_ratio")}
     rows = [
-        common | {"seed": run.config.seed, "model": model} | values
+        common | {"ratio_assumed": assumed(config.task), "seed": run.config.seed, "model": model} | values
         for run, models in zip(runs, scores, strict=True)
         for model, values in models.items()
     ]
@@ -144,35 +140,27 @@ def compare(rows: pd.DataFrame) -> pd.DataFrame:
         paper's standard deviation is taken to be over as many runs as a task has there, nine: see `PLUS_MINUS`.
     """
     paper = paper_results().query("method == 'TraC'").set_index("task")
-    table = []
-    for (task, model), group in rows.groupby(["task", "model"], sort=False):
-        row: dict[str, Any] = {"task": task, "model": model}
-        row |= {"ratio_assumed": group.ratio_assumed.iloc[0], "runs": len(group)}
-        for score in ("reward", "cost"):
-            values = group[f"normalized_{score}"]
-            row |= {score: values.mean(), f"{score}_std": values.std()}
-            theirs = {f"paper_{score}{end}": paper.loc[task, f"{score}_{name}"] for name, end in _ENDS}
-            row |= theirs
-            error = np.sqrt(values.var() / len(group) + theirs[f"paper_{score}_std"] ** 2 / 9)
-            row[f"{score}_difference"] = (values.mean() - theirs[f"paper_{score}"]) / error if error > 0 else np.nan
-        table.append(row)
-    return pd.DataFrame(table)
-
-
-_ENDS = (("mean", ""), ("std", "_std"))
+    groups = rows.groupby(["task", "model"], sort=False)
+    table = groups.agg(ratio_assumed=("ratio_assumed", "first"), runs=("model", "size")).reset_index()
+    for score in ("reward", "cost"):
+        ours = groups[f"normalized_{score}"]
+        table[score], table[f"{score}_std"] = ours.mean().values, ours.std().values
+        table[f"paper_{score}"] = table.task.map(paper[f"{score}_mean"])
+        table[f"paper_{score}_std"] = table.task.map(paper[f"{score}_std"])
+        error = np.sqrt(table[f"{score}_std"] ** 2 / table.runs + table[f"paper_{score}_std"] ** 2 / 9)
+        table[f"{score}_difference"] = (table[score] - table[f"paper_{score}"]) / error.where(error > 0)
+    return table
 
 
 def as_text(table: pd.DataFrame) -> str:
     """The table of `compare`, for a terminal."""
-
-    def plus_minus(name: str) -> pd.Series:
-        return table[name].map("{:.2f}".format) + " ± " + table[f"{name}_std"].map("{:.2f}".format)
-
-    columns: dict[str, Any] = {"task": table.task, "model": table.model, "runs": table.runs}
+    text = table[["task", "model", "runs"]].copy()
     for score in ("reward", "cost"):
-        columns |= {score: plus_minus(score), f"paper's {score}": plus_minus(f"paper_{score}")}
-        columns[f"Δ {score} / s.e."] = table[f"{score}_difference"].map("{:+.1f}".format)
-    return str(pd.DataFrame(columns).to_string(index=False))
+        for title, name in ((score, score), (f"paper's {score}", f"paper_{score}")):
+            mean, std = (table[column].map("{:.2f}".format) for column in (name, f"{name}_std"))
+            text[title] = mean + " ± " + std
+        text[f"Δ {score} / s.e."] = table[f"{score}_difference"].map("{:+.1f}".format)
+    return str(text.to_string(index=False))
 
 
 def reproduce(
@@ -214,38 +202,35 @@ def reproduce(
         source = str(Path(source).resolve())
         if len(tasks) > 1:
             raise ConfigError(f"{source} is the data of one task, and {len(tasks)} are asked for: pass --task.")
-    for task in tasks:
-        configs(task, get_task(task).cost_limits[0], segment_ratio, changes)  # a slip is said before anything runs
     failed: dict[str, str] = {}
     calls: dict[str, tuple[Any, ...]] = {}
     for task in tasks:
-        try:
-            if source == "dsrl":
-                fetch(task)  # once, and not by each worker
-        except ValueError as error:
-            failed[task] = str(error)
-            continue
         for limit in get_task(task).cost_limits:
-            folder = out / task / f"limit-{limit:g}"
-            calls[f"{task}, limit {limit:g}"] = (str(folder), source, task, limit, segment_ratio, changes, device)
+            wanted = configs(task, limit, segment_ratio, changes)
+            calls[f"{task}, limit {limit:g}"] = (str(out / task / f"limit-{limit:g}"), source, wanted, device)
+    if source == "dsrl":
+        for task in tasks:
+            try:
+                fetch(task)  # once, and not by each worker
+            except ValueError as error:
+                failed[task] = str(error)
+                calls = {name: call for name, call in calls.items() if call[2][0].task != task}
     if workers or scheduler:
-        results = on_dask(run_limit, {name: (*call, False) for name, call in calls.items()}, workers or 1, scheduler)
+        quiet = {name: (*call, False) for name, call in calls.items()}
+        results = dict(on_dask(run_limit, quiet, workers or 1, scheduler))
     else:
-        results = ((name, _try(run_limit, call)) for name, call in calls.items())
-    rows, notes = [], dict[str, str]()
-    for name, result in results:
-        if isinstance(result, BaseException):
-            failed[name] = str(result)
-            continue
-        found, missing, problem = result
+        results = {name: _try(call) for name, call in calls.items()}
+    rows, notes = list[dict[str, Any]](), list[str]()
+    for name in calls:
+        result = results[name]
+        found, missing, problem = ([], None, str(result)) if isinstance(result, BaseException) else result
         rows += found
         if missing:
-            notes[name] = f"not evaluated: {missing}"
+            notes.append(f"{name}: not evaluated: {missing}")
         if problem:
             failed[name] = problem
     if rows:
-        order = {name: number for number, name in enumerate(tasks)}
-        runs = pd.DataFrame(rows).sort_values(["task", "cost_limit", "seed"], key=lambda c: c.replace(order))
+        runs = pd.DataFrame(rows)
         table = compare(runs)
         out.mkdir(parents=True, exist_ok=True)
         write_file(out / "runs.csv", runs.to_csv(index=False).encode())
@@ -257,13 +242,13 @@ def reproduce(
         print("not the paper's settings:", ", ".join(f"{name}={value}" for name, value in changes.items()))
     if source != "dsrl":
         print(f"not DSRL's data: {source}")
-    for name, note in notes.items():
-        print(f"{name}: {note}")
+    for note in notes:
+        print(note)
     return failed
 
 
-def _try(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+def _try(call: tuple[Any, ...]) -> Any:
     try:
-        return function(*arguments)
-    except (ValueError, CheckpointError) as error:
+        return run_limit(*call)
+    except (ValueError, ImportError, CheckpointError) as error:
         return error

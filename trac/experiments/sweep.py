@@ -6,26 +6,28 @@ A point is one set of the notebook's parameters. Its folder, out/points/<hash of
 the executed notebook, log.txt, the run's checkpoints and, when it is finished, result.json.
 """
 
-import ast
 import hashlib
 import importlib
 import json
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from tqdm import tqdm
 
+from trac.config import ConfigError
+from trac.core.checkpoint import locked
 from trac.data.files import write_file
-from trac.experiments.grid import SweepError
 from trac.experiments.source import source_hash
 
-KERNEL_STARTS = 3  # how often a kernel that dies is started for one point
+RETRIES = 2  # of a point whose kernel or worker died
+POINTS = f"points/{'[0-9a-f]' * 12}"
 
 
 def _import(name: str) -> Any:
@@ -40,17 +42,30 @@ def _import(name: str) -> Any:
 
 
 def parameters(notebook: Path) -> dict[str, Any]:
-    """Names and default values of the notebook's parameters, without `folder`, which is the sweep's own."""
-    papermill = _import("papermill")
-    if not notebook.is_file():
-        raise SweepError(f"{notebook}: no such notebook.")
-    found = papermill.inspect_notebook(str(notebook))
-    if not found:
-        raise SweepError(f'{notebook} has no parameters: tag the cell that sets them "parameters".')
-    defaults = {name: ast.literal_eval(parameter["default"]) for name, parameter in found.items()}
-    if "folder" not in defaults:
-        raise SweepError(f"{notebook} has no parameter `folder`, into which it writes result.json.")
-    return {name: value for name, value in defaults.items() if name != "folder"}
+    """Names and default values of the notebook's parameters, without `folder`, which is the sweep's own.
+
+    The cell that is tagged "parameters" is executed for them.
+    """
+    try:
+        cells = json.loads(notebook.read_text())["cells"]
+    except FileNotFoundError:
+        raise ConfigError(f"{notebook}: no such notebook.") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{notebook} is not a notebook ({error!r}).") from error
+    found: dict[str, Any] = {}
+    for cell in cells:
+        if "parameters" in cell["metadata"].get("tags", ()):
+            try:
+                exec("".join(cell["source"]), found)
+            except Exception as error:  # whatever the cell raises
+                raise ConfigError(f"{notebook}: its cell of parameters cannot be executed ({error!r}).") from error
+    if "folder" not in found:
+        raise ConfigError(
+            f"{notebook} has no parameter `folder`, into which it writes result.json. Set it and the others in a cell "
+            f'tagged "parameters".'
+        )
+    plain = (bool, int, float, str, list, tuple, dict, type(None))  # not what it imports
+    return {k: v for k, v in found.items() if k != "folder" and not k.startswith("_") and isinstance(v, plain)}
 
 
 def code_hash(notebook: Path | None = None) -> str:
@@ -70,7 +85,7 @@ def point_hash(point: dict[str, Any]) -> str:
 
 
 def run_point(notebook: str, folder: str, point: dict[str, Any], threads: int) -> str | None:
-    """Execute one point in this process's folder of it; returns None, or what went wrong in one line."""
+    """Execute one point in this process's folder of it; returns None, or the notebook's error in one line."""
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
@@ -83,43 +98,46 @@ def run_point(notebook: str, folder: str, point: dict[str, Any], threads: int) -
     write_file(place / "point.json", json.dumps(made_by, indent=1).encode())
     os.environ |= {"OMP_NUM_THREADS": str(threads), "LOKY_MAX_CPU_COUNT": str(threads), "TQDM_DISABLE": "1"}
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
-    for start in range(1, KERNEL_STARTS + 1):
-        try:
-            with (place / "log.txt").open("a") as log:
-                papermill.execute_notebook(
-                    notebook,
-                    str(place / "notebook.ipynb"),
-                    parameters=point | {"folder": folder},
-                    cwd=str(Path(notebook).parent),
-                    kernel_name="python3",
-                    start_timeout=300,
-                    progress_bar=False,
-                    stdout_file=log,
-                    stderr_file=log,
-                    request_save_on_cell_execute=True,
-                    extra_arguments=["--log-level=CRITICAL"],  # what fails is raised here
-                )
-            return None
-        except PapermillExecutionError as error:
-            return f"{error.ename}: {error.evalue}"
-        except (RuntimeError, TimeoutError) as error:  # the kernel did not start, or died
-            if start == KERNEL_STARTS:
-                return f"{type(error).__name__}: {error}"
-            time.sleep(1)
+    try:
+        with (place / "log.txt").open("a") as log:
+            papermill.execute_notebook(
+                notebook,
+                str(place / "notebook.ipynb"),
+                parameters=point | {"folder": folder},
+                cwd=str(Path(notebook).parent),
+                kernel_name="python3",
+                language="python",
+                start_timeout=300,
+                progress_bar=False,
+                stdout_file=log,
+                stderr_file=log,
+                extra_arguments=["--log-level=CRITICAL"],  # what fails is raised here
+            )
+    except PapermillExecutionError as error:
+        return f"{error.ename}: {error.evalue}"
     return None
 
 
 def collect(out: Path) -> pd.DataFrame:
     """results.csv from the result files: one row for each point, seed and model (last, best)."""
-    rows = []
-    for path in sorted(out.glob(f"points/{'[0-9a-f]' * 12}/result.json")):
-        result = json.loads(path.read_text())
-        common = {"point": path.parent.name} | {k: v for k, v in result["parameters"].items() if k != "seeds"}
-        common |= {key: result[key] for key in ("code", "threads", "seconds")}
-        rows += [common | run["scores"] | {"seed": run["seed"], "model": run["model"]} for run in result["runs"]]
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame([row for place in sorted(out.glob(POINTS)) for row in _rows(place) or ()])
     write_file(out / "results.csv", table.to_csv(index=False).encode())
     return table
+
+
+def _rows(place: Path) -> list[dict[str, Any]] | None:
+    """The rows of a finished point; None without a result. A damaged one is named, and counts as none."""
+    path = place / "result.json"
+    if not path.is_file():
+        return None
+    try:
+        result = json.loads(path.read_text())
+        common = {"point": place.name} | {k: v for k, v in result["parameters"].items() if k != "seeds"}
+        common |= {key: result[key] for key in ("code", "threads", "seconds")}
+        return [common | run["scores"] | {"seed": run["seed"], "model": run["model"]} for run in result["runs"]]
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        warnings.warn(f"{path} is damaged ({error!r}) and left out; the sweep makes it again.", stacklevel=3)
+        return None
 
 
 def sweep(
@@ -130,9 +148,8 @@ def sweep(
     workers: int = 1,
     threads: int = 1,
     scheduler: str | None = None,
-    redo_changed: bool = False,
 ) -> dict[str, str]:
-    """Run the points that have no result yet.
+    """Run the points that have no result yet; of a point that has one for some of its seeds, the other seeds.
 
     Args:
         notebook: with a parameters cell; it writes `folder`/result.json.
@@ -141,45 +158,49 @@ def sweep(
         workers: processes of a LocalCluster.
         threads: of each kernel.
         scheduler: address of a Dask scheduler to use in place of a LocalCluster.
-        redo_changed: begin points anew that other code made or began.
 
     Returns:
         What went wrong, by point; empty when all are finished.
 
     Raises:
-        SweepError: another sweep is running in this folder.
+        CheckpointError: another process is at work in this folder.
     """
+    _import("papermill")
     out, notebook = out.resolve(), notebook.resolve()
-    out.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(out / ".lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise SweepError(f"another sweep is running in {out}. Wait for it, or choose another folder.") from None
-    with lock:
-        folders = {point_hash(point): point for point in points}
-        code, changed = code_hash(notebook), []
-        for name in folders:
-            place = out / "points" / name
-            made_by = place / "point.json"
-            if not made_by.is_file() or json.loads(made_by.read_text())["code"] == code:
-                continue
-            changed.append(name)
-            if redo_changed:
-                place.rename(place.with_name(f"{name}-other-code-{time.time_ns()}"))
+    failed: dict[str, str] = {}
+    with locked(out):
+        wanted = [(_setting(point), point) for point in points]
+        settings, code = {setting for setting, _ in wanted}, code_hash(notebook)
+        finished, changed = dict[str, set[int]](), []
+        for path in sorted(out.glob(f"{POINTS}/point.json")):
+            place, made_by = path.parent, json.loads(path.read_text())
+            setting = _setting(made_by["parameters"])
+            if setting in settings and made_by["code"] != code:
+                changed.append(place.name)
+            if _rows(place) is not None:
+                finished.setdefault(setting, set()).update(made_by["parameters"].get("seeds", ()))
         if changed:
-            done = "begin anew" if redo_changed else "are kept and gone on with; --redo-changed begins them anew"
-            print(f"{len(changed)} points were made or begun by other code and {done}: {', '.join(changed)}")
-        todo = {name: p for name, p in folders.items() if not (out / "points" / name / "result.json").is_file()}
-        print(f"{len(folders)} points, {len(folders) - len(todo)} finished, {len(todo)} to run", flush=True)
-        failed: dict[str, str] = {}
+            print(f"{len(changed)} points were made or begun by other code and are kept: {', '.join(changed)}")
+            print("Delete a point's folder to begin it anew.")
+        todo = {}
+        for setting, point in wanted:
+            if setting in finished and "seeds" in point:
+                point = point | {"seeds": [seed for seed in point["seeds"] if seed not in finished[setting]]}
+            if setting not in finished or point.get("seeds"):
+                todo[point_hash(point)] = point
+        print(f"{len(wanted)} points, {len(wanted) - len(todo)} finished, {len(todo)} to run", flush=True)
         if todo:
             calls = {name: (str(notebook), str(out / "points" / name), p, threads) for name, p in todo.items()}
-            for name, error in on_dask(run_point, calls, workers, scheduler, retries=KERNEL_STARTS):
+            for name, error in on_dask(run_point, calls, workers, scheduler, retries=RETRIES):
                 if error is not None:
                     failed[name] = repr(error) if isinstance(error, BaseException) else error
         collect(out)
     return failed
+
+
+def _setting(point: dict[str, Any]) -> str:
+    """What the seeds of a point have in common."""
+    return json.dumps({name: value for name, value in point.items() if name != "seeds"}, sort_keys=True)
 
 
 def on_dask(
