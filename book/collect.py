@@ -11,6 +11,7 @@ over a cost × return grid, as DSRL does (Liu et al. 2024, arXiv 2306.09303).
 
 import json
 import platform
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -23,8 +24,12 @@ import torch
 from trac import envs
 from trac.baselines.online import PIController, stable_baselines3
 from trac.baselines.recorder import Episode, Recorder, relabel
+from trac.data.files import atomic
 from trac.data.trajectories import KEYS, Trajectories, from_arrays, write
 from trac.teaching.coverage import coverage
+
+
+SAVE_EVERY = 300  # seconds between two states of a collection on the disk
 
 
 @dataclass(frozen=True)
@@ -101,25 +106,40 @@ SETTINGS = {
         scarce=60,
         cost_bins=8,
     ),
+    "CarRun": Collection(
+        max_cost=40,
+        trajectories=640,
+        steps=60_000,
+        limits=((0, 60), (8_000, 60), (12_000, 45), (56_000, 0)),
+        checkpoint_every=800,
+        rollouts=4,
+        reward_scale=0.3,
+        integral_gain=0.02,
+        proportional_gain=0.02,
+        max_multiplier=8,
+        target_entropy=-3,
+        train_freq=2,
+        refill=8,
+    ),
 }
 
 
-def collect(task: str, settings: Collection, seed: int) -> list[Episode]:
+def collect(task: str, settings: Collection, seed: int, state: Path | None = None) -> list[Episode]:
     """Train, and return all training episodes and all rollouts in the order in which they were made.
 
     Args:
-        task: name of a Bullet task in `trac.TASKS`.
+        task: name of a task in `trac.TASKS`.
         settings: the length and shape of training.
         seed: of the agent and its simulator; the rollouts' simulator starts from `seed + 1`, the refill's from
             `seed + 2`.
+        state: a file in which the course is kept every `SAVE_EVERY` seconds, and from which it goes on, to the same
+            bits as without a break.
     """
     torch.set_num_threads(1)  # the same seed gives the same bits for one thread count only
     env = Recorder(envs.make(task), settings.reward_scale)
-    checkpoint_env = Recorder(envs.make(task))
-    checkpoint_env.reset(seed=seed + 1)
-    # A simulator of its own, so that refilling leaves the course of training as it was.
-    refill_env = Recorder(envs.make(task))
-    refill_env.reset(seed=seed + 2)
+    # The refill has a simulator of its own, so that it leaves the course of training as it was.
+    checkpoint_env, refill_env = (_started(task, seed + i) for i in (1, 2))
+    recorders = [env, checkpoint_env, refill_env]
     model = stable_baselines3().SAC(
         "MlpPolicy",
         env,
@@ -136,41 +156,116 @@ def collect(task: str, settings: Collection, seed: int) -> list[Episode]:
         ent_coef="auto_0.1",
         target_entropy=settings.target_entropy,
     )
-    episodes: list[Episode] = []
-    trained = 0
+    order: list[int] = []  # which of the recorders made each episode
     multiplier = PIController(settings.integral_gain, settings.proportional_gain, settings.max_multiplier)
-    for step in range(settings.checkpoint_every, settings.steps + 1, settings.checkpoint_every):
+    course = json.dumps([task, seed, asdict(settings)])
+    if state and state.is_file():
+        order = _restore(state, course, model, recorders, multiplier)
+    began = saved = time.monotonic()
+    first = model.num_timesteps
+    for step in range(first + settings.checkpoint_every, settings.steps + 1, settings.checkpoint_every):
         model.learn(settings.checkpoint_every, reset_num_timesteps=False)
+        order += [0] * (len(env.episodes) - order.count(0))
         rolled = rollouts(model, checkpoint_env, settings.rollouts)
-        episodes += env.episodes[trained:] + rolled
-        trained = len(env.episodes)
+        order += [1] * settings.rollouts
 
         cost = float(np.mean([episode["costs"].sum() for episode in rolled]))
         limit = float(np.interp(step, [at for at, _ in settings.limits], [limit for _, limit in settings.limits]))
-        if cost <= settings.max_cost and _near(episodes, cost, settings.max_cost / 16) < settings.scarce:
-            episodes += rollouts(model, refill_env, settings.refill)
+        made = _in_order(order, recorders)
+        if cost <= settings.max_cost and _near(made, cost, settings.max_cost / 16) < settings.scarce:
+            rollouts(model, refill_env, settings.refill)
+            order += [2] * settings.refill
         env.multiplier = multiplier(cost - limit)
         relabel(model.replay_buffer, env)
 
         mean_return = float(np.mean([episode["rewards"].sum() for episode in rolled]))
+        left = (time.monotonic() - began) / (step - first) * (settings.steps - step)
         print(
             f"{task} step {step}/{settings.steps}  limit {limit:.0f}  λ {env.multiplier:.2f}  "
-            f"return {mean_return:.0f}  cost {cost:.1f}",
+            f"return {mean_return:.0f}  cost {cost:.1f}  {left / 60:.0f} min left",
             flush=True,
         )
-    return episodes
+        # Before learning starts SB3 draws actions from a generator that is not kept.
+        if state and settings.learning_starts <= step < settings.steps and time.monotonic() - saved >= SAVE_EVERY:
+            _keep(state, course, model, recorders, multiplier, order)
+            saved = time.monotonic()
+    return _in_order(order, recorders)
+
+
+def _started(task: str, seed: int) -> Recorder:
+    env = Recorder(envs.make(task))
+    env.reset(seed=seed)
+    env.reset()
+    return env
 
 
 def rollouts(model, env: Recorder, episodes: int) -> list[Episode]:
-    """Record that many noise-free episodes."""
+    """Record that many noise-free episodes, from a simulator that has been reset; leave it reset."""
     for _ in range(episodes):
-        observation, _ = env.reset()
         done = False
         while not done:
-            action, _ = model.predict(observation, deterministic=True)
-            observation, _, terminal, timeout, _ = env.step(action)
+            action, _ = model.predict(env.observation, deterministic=True)
+            _, _, terminal, timeout, _ = env.step(action)
             done = terminal or timeout
+        env.reset()
     return env.episodes[len(env.episodes) - episodes :]
+
+
+def _in_order(order: Sequence[int], recorders: Sequence[Recorder]) -> list[Episode]:
+    made = [iter(recorder.episodes) for recorder in recorders]
+    return [next(made[which]) for which in order]
+
+
+BUFFER = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
+
+
+def _keep(file: Path, course: str, model, recorders: Sequence[Recorder], multiplier: PIController, order) -> None:
+    """Write all that `_restore` needs: of a simulator, whose state cannot be saved, the actions that it was given."""
+    _, key, *rest = np.random.get_state()
+    state = {
+        "course": course,
+        "order": torch.tensor(order),
+        "actions": [torch.from_numpy(recorder.actions()) for recorder in recorders],
+        "integral": multiplier.integral,
+        "multiplier": recorders[0].multiplier,
+        "steps": model.num_timesteps,
+        "parameters": model.get_parameters(),
+        "log_ent_coef": model.log_ent_coef.detach(),
+        "buffer": {k: torch.from_numpy(getattr(model.replay_buffer, k)[: model.replay_buffer.pos]) for k in BUFFER},
+        "torch": torch.get_rng_state(),
+        "numpy": [torch.from_numpy(key.astype(np.int64)), *rest],
+    }
+    with atomic(file) as temporary:
+        torch.save(state, temporary)
+
+
+def _restore(
+    file: Path, course: str, model, recorders: Sequence[Recorder], multiplier: PIController
+) -> list[int]:
+    """Bring everything to where it was when `_keep` wrote the file; return which recorder made each episode."""
+    state = torch.load(file, weights_only=True)
+    if state["course"] != course:
+        raise SystemExit(f"{file} is of another seed or of other settings: delete it to start anew.")
+    print(f"going on from {file}: step {state['steps']}, simulating what was done", flush=True)
+    model._last_obs = model.env.reset()  # with the seed, as SB3 does before its first step
+    for action in state["actions"][0].numpy():
+        model._last_obs, *_ = model.env.step(action[None])
+    for recorder, actions in zip(recorders[1:], state["actions"][1:], strict=True):
+        for action in actions.numpy():
+            _, _, terminal, timeout, _ = recorder.step(action)
+            if terminal or timeout:
+                recorder.reset()
+    multiplier.integral, recorders[0].multiplier = state["integral"], state["multiplier"]
+    model.set_parameters(state["parameters"], device="cpu")
+    model.log_ent_coef.data.copy_(state["log_ent_coef"])
+    model.num_timesteps = state["steps"]
+    model.replay_buffer.pos = len(state["buffer"]["rewards"])
+    for name, rows in state["buffer"].items():
+        getattr(model.replay_buffer, name)[: len(rows)] = rows.numpy()
+    torch.set_rng_state(state["torch"])
+    key, *rest = state["numpy"]
+    np.random.set_state(("MT19937", key.numpy().astype(np.uint32), *rest))
+    return state["order"].tolist()
 
 
 def _near(episodes: Sequence[Episode], cost: float, width: float) -> int:
@@ -251,8 +346,10 @@ def main(task: str, /, out: Path = Path("trac/data/packaged"), seed: int = 0) ->
     """
     if task not in SETTINGS:
         raise SystemExit(f"no settings for {task!r}: choose one of {', '.join(SETTINGS)}.")
-    settings = SETTINGS[task]
-    save(out, task, collect(task, settings, seed), settings, seed)
+    settings, state = SETTINGS[task], out / f"{task}.course"
+    out.mkdir(parents=True, exist_ok=True)
+    save(out, task, collect(task, settings, seed, state), settings, seed)
+    state.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

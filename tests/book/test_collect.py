@@ -75,23 +75,53 @@ def test_thinning_fills_the_bins_of_return_in_turn():
     assert kept[0] == 0
 
 
-def test_a_small_collection_repeats_bit_for_bit():
-    pytest.importorskip("stable_baselines3")
-    pytest.importorskip("pybullet")
-    settings = replace(
-        collect.SETTINGS["BallRun"],
-        steps=400,
-        checkpoint_every=200,
-        learning_starts=100,
-        rollouts=1,
-        batch_size=16,
-        refill=0,
-    )
-    first, second = (collect.collect("BallRun", settings, seed=3) for _ in range(2))
-    assert len(first) == 4 + 2
+SMALL = replace(
+    collect.SETTINGS["BallRun"],
+    steps=800,
+    checkpoint_every=200,
+    learning_starts=100,
+    rollouts=1,
+    batch_size=16,
+    max_cost=100,
+    refill=1,
+)
+
+
+def same(first, second):
+    assert len(first) == len(second)
     for one, other in zip(first, second, strict=True):
         for key in KEYS:
             np.testing.assert_array_equal(one[key], other[key])
+
+
+def test_a_small_collection_repeats_bit_for_bit():
+    pytest.importorskip("stable_baselines3")
+    pytest.importorskip("pybullet")
+    first, second = (collect.collect("BallRun", replace(SMALL, steps=400), seed=3) for _ in range(2))
+    same(first, second)
     data = collect.join("BallRun", first)
-    assert data.timeouts.sum() == 6
+    assert data.timeouts.sum() == len(first) == 4 + 2 + 2
     assert set(np.unique(data.costs)) <= {0, 1}
+
+
+@pytest.mark.parametrize("task", ["CarRun", "DroneCircle"])  # their resets carry state over; episodes that end early
+def test_a_killed_collection_goes_on_to_the_same_bits(task, tmp_path, monkeypatch):
+    pytest.importorskip("stable_baselines3")
+    pytest.importorskip("pybullet")
+    whole = collect.collect(task, SMALL, seed=3)
+    monkeypatch.setattr(collect, "SAVE_EVERY", 0)
+    real, calls = collect.relabel, []
+
+    def killed_in_the_third(*args):
+        calls.append(real(*args))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(collect, "relabel", killed_in_the_third)
+    course = tmp_path / "course"
+    with pytest.raises(KeyboardInterrupt):
+        collect.collect(task, SMALL, seed=3, state=course)
+    same(whole, collect.collect(task, SMALL, seed=3, state=course))
+    assert len(calls) == 3 + 2  # two checkpoints were kept
+    with pytest.raises(SystemExit, match="another seed"):
+        collect.collect(task, SMALL, seed=4, state=course)
