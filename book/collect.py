@@ -1,6 +1,9 @@
-"""Make the packaged datasets: constrained reinforcement learning in the real simulators.
+"""Make the book's datasets: constrained reinforcement learning in the real simulators.
 
-    python book/collect.py BallCircle --out trac/data/packaged --seed 0
+    python book/collect.py BallCircle --seed 0
+
+A call that was stopped goes on where it was, to the same bits; the tasks of Safety-Gymnasium and MetaDrive need
+`.venv-safety/bin/python` (make safety).
 
 Soft actor-critic learns on the reward `r - λ c`. The multiplier λ follows the cost of the current
 policy to a cost limit that starts loose and is tightened along the run, so that one run sweeps the
@@ -10,6 +13,7 @@ over a cost × return grid, as DSRL does (Liu et al. 2024, arXiv 2306.09303).
 """
 
 import json
+import multiprocessing
 import platform
 import time
 from collections.abc import Sequence
@@ -17,6 +21,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pandas as pd
 import torch
@@ -25,10 +30,12 @@ from trac import envs
 from trac.baselines.online import PIController, stable_baselines3
 from trac.baselines.recorder import Episode, Recorder, relabel
 from trac.data.files import atomic
+from trac.data.tasks import TASKS
 from trac.data.trajectories import KEYS, Trajectories, from_arrays, write
 from trac.teaching.coverage import coverage
 
 
+PACKAGED = ("BallRun", "BallCircle", "CarCircle")  # the wheel has these: at full precision, with all seven arrays
 SAVE_EVERY = 300  # seconds between two states of a collection on the disk
 
 
@@ -121,6 +128,158 @@ SETTINGS = {
         train_freq=2,
         refill=8,
     ),
+    "DroneRun": Collection(
+        max_cost=140,
+        trajectories=640,
+        steps=120_000,
+        limits=((0, 200), (30_000, 200), (36_000, 135), (112_000, 0)),
+        checkpoint_every=600,
+        rollouts=4,
+        reward_scale=0.3,
+        integral_gain=0.015,
+        proportional_gain=0.04,
+        max_multiplier=12,
+        target_entropy=-6,
+        train_freq=2,
+        refill=8,
+    ),
+    "DroneCircle": Collection(
+        max_cost=100,
+        trajectories=400,
+        steps=160_000,
+        limits=((0, 300), (60_000, 300), (66_000, 95), (150_000, 0)),
+        checkpoint_every=800,
+        rollouts=4,
+        reward_scale=0.3,
+        integral_gain=0.02,
+        proportional_gain=0.06,
+        max_multiplier=15,
+        target_entropy=-6,
+        train_freq=2,
+        refill=8,
+    ),
+    "AntRun": Collection(
+        max_cost=150,
+        trajectories=320,
+        steps=260_000,
+        limits=((0, 200), (80_000, 200), (90_000, 145), (240_000, 0)),
+        checkpoint_every=1_000,
+        rollouts=4,
+        reward_scale=0.3,
+        integral_gain=0.012,
+        proportional_gain=0.035,
+        max_multiplier=10,
+        target_entropy=-8,
+        train_freq=2,
+        refill=8,
+    ),
+    "AntCircle": Collection(
+        max_cost=200,
+        trajectories=144,
+        steps=400_000,
+        limits=((0, 500), (160_000, 500), (176_000, 195), (380_000, 0)),
+        checkpoint_every=2_000,
+        rollouts=3,
+        reward_scale=1.0,
+        integral_gain=0.01,
+        proportional_gain=0.03,
+        max_multiplier=8,
+        target_entropy=-8,
+        train_freq=2,
+        refill=6,
+    ),
+    "SwimmerVelocity": Collection(
+        max_cost=200,
+        trajectories=240,
+        steps=200_000,
+        limits=((0, 1000), (60_000, 1000), (66_000, 200), (184_000, 0)),
+        checkpoint_every=2_000,
+        rollouts=2,
+        reward_scale=10.0,
+        integral_gain=0.003,
+        proportional_gain=0.005,
+        max_multiplier=2,
+        target_entropy=-2,
+        train_freq=2,
+        refill=3,
+        gamma=0.998,
+    ),
+    "HopperVelocity": Collection(
+        max_cost=250,
+        trajectories=208,
+        steps=260_000,
+        limits=((0, 300), (60_000, 250), (240_000, 0)),
+        checkpoint_every=2_000,
+        rollouts=2,
+        reward_scale=0.3,
+        integral_gain=0.004,
+        proportional_gain=0.004,
+        max_multiplier=6,
+        target_entropy=-3,
+        train_freq=2,
+        refill=3,
+        gamma=0.99,
+    ),
+    "HalfCheetahVelocity": Collection(
+        max_cost=250,
+        trajectories=128,
+        steps=200_000,
+        limits=((0, 300), (20_000, 250), (184_000, 0)),
+        checkpoint_every=2_000,
+        rollouts=2,
+        reward_scale=0.3,
+        integral_gain=0.005,
+        proportional_gain=0.005,
+        max_multiplier=10,
+        target_entropy=-6,
+        train_freq=2,
+        refill=3,
+        gamma=0.99,
+    ),
+    "PointCircle1": Collection(
+        max_cost=200,
+        trajectories=208,
+        steps=160_000,
+        limits=((0, 500), (50_000, 500), (56_000, 195), (150_000, 0)),
+        checkpoint_every=1_000,
+        rollouts=3,
+        reward_scale=5.0,
+        integral_gain=0.0007,
+        proportional_gain=0.002,
+        max_multiplier=0.5,
+        target_entropy=-2,
+        train_freq=2,
+        refill=6,
+    ),
+    "PointGoal1": Collection(
+        max_cost=100,
+        trajectories=112,
+        steps=300_000,
+        limits=((0, 100), (150_000, 50), (280_000, 0)),
+        checkpoint_every=3_000,
+        rollouts=3,
+        reward_scale=10.0,
+        integral_gain=0.0005,
+        proportional_gain=0.001,
+        max_multiplier=0.5,
+        target_entropy=-2,
+        train_freq=2,
+    ),
+    "easysparse": Collection(
+        max_cost=85,
+        trajectories=160,
+        steps=80_000,
+        limits=((0, 150), (25_000, 150), (30_000, 85), (75_000, 0)),
+        checkpoint_every=1_000,
+        rollouts=2,
+        reward_scale=0.3,
+        integral_gain=0.03,
+        proportional_gain=0.1,
+        max_multiplier=20,
+        target_entropy=-2,
+        train_freq=2,
+        refill=4,
+    ),
 }
 
 
@@ -136,7 +295,7 @@ def collect(task: str, settings: Collection, seed: int, state: Path | None = Non
             bits as without a break.
     """
     torch.set_num_threads(1)  # the same seed gives the same bits for one thread count only
-    env = Recorder(envs.make(task), settings.reward_scale)
+    env = Recorder(_make(task), settings.reward_scale)
     # The refill has a simulator of its own, so that it leaves the course of training as it was.
     checkpoint_env, refill_env = (_started(task, seed + i) for i in (1, 2))
     recorders = [env, checkpoint_env, refill_env]
@@ -193,10 +352,48 @@ def collect(task: str, settings: Collection, seed: int, state: Path | None = Non
 
 
 def _started(task: str, seed: int) -> Recorder:
-    env = Recorder(envs.make(task))
+    env = Recorder(_make(task))
     env.reset(seed=seed)
     env.reset()
     return env
+
+
+def _make(task: str) -> gym.Env:
+    return Elsewhere(task) if TASKS[task].suite == "metadrive" else envs.make(task)
+
+
+class Elsewhere(gym.Env):
+    """A task's simulator in a process of its own: MetaDrive has only one in a process."""
+
+    def __init__(self, task: str):
+        context = multiprocessing.get_context("spawn")
+        self._pipe, other = context.Pipe()
+        context.Process(target=_simulate, args=(task, other), daemon=True).start()
+        other.close()  # so that a process that has died is noticed
+        self.observation_space, self.action_space = self._pipe.recv()
+
+    def reset(self, *, seed: int | None = None, options=None):
+        self._pipe.send(("reset", seed))
+        return self._pipe.recv()
+
+    def step(self, action):
+        self._pipe.send(("step", action))
+        return self._pipe.recv()
+
+
+def _simulate(task: str, pipe) -> None:
+    env = envs.make(task)
+    pipe.send((env.observation_space, env.action_space))
+    while True:
+        try:
+            call, argument = pipe.recv()
+        except EOFError:  # the collection has ended
+            return
+        if call == "reset":
+            pipe.send((env.reset(seed=argument)[0], {}))
+        else:
+            *result, info = env.step(argument)
+            pipe.send((*result, {"cost": info["cost"]}))
 
 
 def rollouts(model, env: Recorder, episodes: int) -> list[Episode]:
@@ -239,9 +436,7 @@ def _keep(file: Path, course: str, model, recorders: Sequence[Recorder], multipl
         torch.save(state, temporary)
 
 
-def _restore(
-    file: Path, course: str, model, recorders: Sequence[Recorder], multiplier: PIController
-) -> list[int]:
+def _restore(file: Path, course: str, model, recorders: Sequence[Recorder], multiplier: PIController) -> list[int]:
     """Bring everything to where it was when `_keep` wrote the file; return which recorder made each episode."""
     state = torch.load(file, weights_only=True)
     if state["course"] != course:
@@ -309,12 +504,25 @@ def join(task: str, episodes: Sequence[Episode]) -> Trajectories:
     return from_arrays(task, **{key: np.concatenate([episode[key] for episode in episodes]) for key in KEYS})
 
 
+def rounded(episode: Episode) -> Episode:
+    """Observations and actions to half precision, 11 significant bits, which compresses to half the size."""
+    large = ("observations", "next_observations", "actions")
+    return episode | {key: episode[key].astype(np.float16).astype(np.float32) for key in large}
+
+
 def save(folder: Path, task: str, episodes: Sequence[Episode], settings: Collection, seed: int) -> Path:
     """Thin the episodes and write `folder/task.hdf5`, with its origin in the file's attributes."""
     costs = np.array([episode["costs"].sum() for episode in episodes])
     returns = np.array([episode["rewards"].sum() for episode in episodes])
-    data = join(task, [episodes[i] for i in thin(costs, returns, settings, seed)])
-    packages = ("torch", "stable-baselines3", "gymnasium", "pybullet", "bullet_safety_gym", "dsrl", "numpy")
+    kept = [episodes[i] for i in thin(costs, returns, settings, seed)]
+    in_package = task in PACKAGED
+    data = join(task, kept if in_package else [rounded(episode) for episode in kept])
+    simulator = dict(
+        bullet=("pybullet", "bullet_safety_gym"),
+        safety_gymnasium=("mujoco", "safety-gymnasium"),
+        metadrive=("metadrive-simulator", "Panda3D"),
+    )[TASKS[task].suite]
+    packages = ("torch", "stable-baselines3", "gymnasium", *simulator, "dsrl", "numpy")
     origin = {
         "made_by": f"python book/collect.py {task} --seed {seed}",
         "seed": str(seed),
@@ -322,7 +530,7 @@ def save(folder: Path, task: str, episodes: Sequence[Episode], settings: Collect
         "versions": json.dumps({"python": platform.python_version()} | {name: _version(name) for name in packages}),
     }
     path = folder / f"{task}.hdf5"
-    write(path, data, origin)
+    write(path, data, origin, compact=not in_package)
     print(coverage(data).to_string(index=False, float_format="%.2f"))
     print(f"{data}: {path}, {path.stat().st_size / 1e6:.1f} MB")
     return path
@@ -336,14 +544,15 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def main(task: str, /, out: Path = Path("trac/data/packaged"), seed: int = 0) -> None:
-    """Make one packaged dataset.
+def main(task: str, /, out: Path | None = None, seed: int = 0) -> None:
+    """Make one dataset.
 
     Args:
-        task: BallRun, BallCircle or CarCircle.
-        out: folder for the file.
+        task: one that has settings.
+        out: folder for the file; by default trac/data/packaged for the three of the package, else book/data.
         seed: of everything random.
     """
+    out = out or Path("trac/data/packaged" if task in PACKAGED else "book/data")
     if task not in SETTINGS:
         raise SystemExit(f"no settings for {task!r}: choose one of {', '.join(SETTINGS)}.")
     settings, state = SETTINGS[task], out / f"{task}.course"

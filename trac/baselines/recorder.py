@@ -54,6 +54,6 @@ def relabel(buffer: Any, env: Recorder) -> None:
 
     The buffer holds the transitions of `env.episodes` in their order, then those of the unfinished episode.
     """
-    rewards = np.concatenate([episode["rewards"] for episode in env.episodes])
-    costs = np.concatenate([episode["costs"] for episode in env.episodes])
+    none = np.empty(0, np.float32)
+    rewards, costs = (np.concatenate([none, *(e[key] for e in env.episodes)]) for key in ("rewards", "costs"))
     buffer.rewards[: len(rewards), 0] = env.scale * (rewards - env.multiplier * costs)

@@ -3,7 +3,7 @@
 import os
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -15,6 +15,8 @@ from trac.data.files import atomic
 from trac.data.tasks import TASKS, check_name, own_task
 
 KEYS = ("observations", "next_observations", "actions", "rewards", "costs", "terminals", "timeouts")
+# (E, obs_dim), in place of next_observations in a file where all others of these are the next row of observations.
+FINAL = "final_observations"
 
 
 class DatasetError(ValueError):
@@ -187,7 +189,7 @@ def from_arrays(
 
 
 def read(path: str | os.PathLike[str], task: str, reward_range: tuple[float, float] | None = None) -> Trajectories:
-    """Read a file in DSRL's HDF5 form (seven flat arrays, see KEYS); `reward_range` as in `from_arrays`.
+    """Read a file in DSRL's HDF5 form (seven flat arrays, see KEYS; or FINAL); `reward_range` as in `from_arrays`.
 
     Raises:
         DatasetError: the file is missing, empty, truncated, not HDF5, lacks a key, or holds what
@@ -196,6 +198,9 @@ def read(path: str | os.PathLike[str], task: str, reward_range: tuple[float, flo
     path = Path(path)
     with _open(path) as file:
         arrays: Mapping[str, np.ndarray] = {key: _array(file, key, path) for key in KEYS if key != "next_observations"}
+        if FINAL in file:
+            data = from_arrays(task, **arrays, reward_range=reward_range, where=str(path))
+            return replace(data, _next=_next_rows(data, _array(file, FINAL, path), path))
         _check_next(_dataset(file, "next_observations", path).shape, arrays["observations"].shape, path)
     return from_arrays(task, **arrays, next_observations=path, reward_range=reward_range, where=str(path))
 
@@ -213,16 +218,23 @@ def read_costs(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return np.flatnonzero((terminals != 0) | (timeouts != 0)), costs
 
 
-def write(path: str | os.PathLike[str], data: Trajectories, attrs: Mapping[str, str] | None = None) -> None:
+def write(
+    path: str | os.PathLike[str], data: Trajectories, attrs: Mapping[str, str] | None = None, compact: bool = False
+) -> None:
     """Write DSRL's HDF5 form, float32 and compressed, to a temporary name and rename it.
 
-    `attrs` are stored as text attributes of the file (how the data was made).
+    `attrs` are stored as text attributes of the file (how the data was made). `compact` writes FINAL in place of
+    next_observations, if these can be had back from it: a file of half the size, which only `read` reads.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic(path) as temporary, h5py.File(temporary, "w") as file:
-        for key in KEYS:
-            values = np.asarray(getattr(data, key), dtype=np.float32)
+        arrays = {key: np.asarray(getattr(data, key), dtype=np.float32) for key in KEYS}
+        final = arrays["next_observations"][data.starts + data.lengths - 1]
+        if compact and np.array_equal(_next_rows(data, final, path), arrays["next_observations"]):
+            del arrays["next_observations"]
+            arrays[FINAL] = final
+        for key, values in arrays.items():
             file.create_dataset(key, data=values, compression="gzip", compression_opts=9, shuffle=True)
         file.attrs.update({"task": data.task, **(attrs or {})})
 
@@ -233,6 +245,16 @@ def _check_finite(values: np.ndarray, key: str, where: str | Path) -> None:
         raise DatasetError(
             f"{where}: {key} has a NaN or infinite value, first in row {row}. Remove or repair that episode."
         )
+
+
+def _next_rows(data: Trajectories, final: np.ndarray, where: Path) -> np.ndarray:
+    """(N, obs_dim), the row after each row, and at the end of an episode its row of `final`."""
+    if final.shape != (len(data.starts), data.observations.shape[1]):
+        raise DatasetError(f"{where}: {FINAL} has shape {final.shape}; it must have a row for each episode.")
+    _check_finite(final, FINAL, where)
+    rows = np.roll(data.observations, -1, axis=0)
+    rows[data.starts + data.lengths - 1] = final
+    return rows
 
 
 def _check_next(shape: tuple[int, ...], expected: tuple[int, ...], where: str | Path) -> None:
@@ -253,7 +275,7 @@ def _open(path: Path) -> h5py.File:
         raise DatasetError(
             f"{path}: not a readable HDF5 file, or a truncated one ({error}). Delete it and fetch or write it again."
         ) from error
-    if missing := [key for key in KEYS if key not in file]:
+    if missing := [key for key in KEYS if key not in file and not (key == "next_observations" and FINAL in file)]:
         with file:
             raise DatasetError(
                 f"{path}: the keys {missing} are missing; the file has {sorted(file)}. DSRL's form needs {list(KEYS)}."
