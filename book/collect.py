@@ -34,7 +34,6 @@ from trac.data.tasks import TASKS
 from trac.data.trajectories import KEYS, Trajectories, from_arrays, write
 from trac.teaching.coverage import coverage
 
-
 PACKAGED = ("BallRun", "BallCircle", "CarCircle")  # the wheel has these: at full precision, with all seven arrays
 SAVE_EVERY = 300  # seconds between two states of a collection on the disk
 

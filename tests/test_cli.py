@@ -23,7 +23,7 @@ def test_train_saves_a_run_that_can_be_read(tmp_path, data):
 def test_errors_are_one_line_without_a_traceback():
     for arguments, message in (
         (["--task", "BallCirc"], "did you mean BallCircle"),
-        (["--task", "AntRun"], "no packaged dataset"),
+        (["--task", "AntVelocity"], "no packaged dataset"),
         (["--top", "2"], "top=2.0: must be less than or equal to 1"),
     ):
         result = run("train", *arguments)
