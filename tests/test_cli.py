@@ -35,10 +35,10 @@ def test_errors_are_one_line_without_a_traceback_in_the_words_of_the_command(tmp
     (tmp_path / "run" / "run.json").touch()
     for arguments, message in (
         (["--task", "BallCirc"], "did you mean BallCircle"),
-        (["--task", "AntRun"], "no packaged dataset"),
+        (["--task", "AntVelocity"], "no packaged dataset"),
         (["--top", "2"], "--top 2.0: must be less than or equal to 1"),
         (["--steps", "9"], "--bc-steps 2000 must be at most --steps 9"),
-        (["--task", "AntRun"], "--source dsrl fetches DSRL's file"),
+        (["--task", "AntVelocity"], "--source dsrl fetches DSRL's file"),
         (["--out", str(tmp_path / "run"), "--eval-episodes", "0"], "holds a run already: pass --resume to go on"),
     ):
         result = run("train", *arguments)

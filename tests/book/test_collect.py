@@ -1,59 +1,80 @@
-"""The packaged datasets hold what the book says of them, and the script that makes them is repeatable."""
+"""The book's datasets hold what it says of them, and the script that makes them is repeatable."""
 
 import json
 from dataclasses import asdict, replace
 
 import collect
 import h5py
+import logs_table
 import numpy as np
 import pytest
+import tables
 
-from trac.data.packaged import FOLDER, packaged
+from trac.data.packaged import REPOSITORY, find, packaged
 from trac.data.tasks import get_task
-from trac.data.trajectories import KEYS, read
+from trac.data.trajectories import FINAL, KEYS, read
 from trac.teaching.coverage import DSRL_FRONTIER, coverage
 
+LOGS = [task for task in collect.SETTINGS if find(task)]
 
-@pytest.fixture(scope="module", params=collect.SETTINGS)
+
+@pytest.fixture(scope="module", params=LOGS)
 def task(request):
     return request.param
 
 
-def path(task):
-    return FOLDER / f"{task}.hdf5"
+def test_each_dataset_has_its_settings():
+    assert packaged() == sorted(collect.PACKAGED)
+    assert {path.stem for path in REPOSITORY.glob("*.hdf5")} <= set(collect.SETTINGS)
+    assert set(collect.SETTINGS) == set(DSRL_FRONTIER)
 
 
-def test_each_packaged_dataset_has_its_settings():
-    assert packaged() == sorted(collect.SETTINGS)
+def test_all_files_together_stay_small():
+    assert sum(find(task).stat().st_size for task in LOGS) <= 80_000_000
 
 
-def test_packaged_file_has_dsrl_form(task):
-    assert path(task).stat().st_size <= 8_000_000
-    with h5py.File(path(task)) as file:
-        assert set(file) == set(KEYS)
-        assert {file[key].dtype for key in KEYS} == {np.dtype("float32")}
-        assert all(np.isfinite(file[key][()]).all() for key in KEYS)
+def test_file_has_dsrl_form(task):
+    assert find(task).stat().st_size <= 8_000_000
+    with h5py.File(find(task)) as file:
+        wanted = {*KEYS} if task in collect.PACKAGED else {*KEYS, FINAL} - {"next_observations"}
+        assert set(file) == wanted
+        assert {file[key].dtype for key in file} == {np.dtype("float32")}
+        assert all(np.isfinite(file[key][()]).all() for key in file)
         assert np.abs(file["actions"][()]).max() <= 1
-        assert set(np.unique(file["costs"][()])) == {0, 1}
+        costs = set(np.unique(file["costs"][()]))
+        assert costs == {0, 1} or get_task(task).suite != "bullet"
         assert "torch" in json.loads(file.attrs["versions"])
-        # A change of the settings calls for `make datasets`.
+        # A change of the settings calls for another collection.
         assert json.loads(file.attrs["settings"]) == json.loads(json.dumps(asdict(collect.SETTINGS[task])))
 
 
-def test_packaged_episodes_are_whole_and_in_range(task):
-    data = read(path(task), task)
-    assert (data.lengths == get_task(task).max_episode_steps).all()
+def test_episodes_are_whole_and_in_range(task):
+    data = read(find(task), task)
+    ends = data.starts + data.lengths - 1
+    assert ((data.lengths == get_task(task).max_episode_steps) | data.terminals[ends]).all()
     assert data.episode_costs.max() <= collect.SETTINGS[task].max_cost == DSRL_FRONTIER[task][0]
     inside = np.ones(len(data), dtype=bool)
-    inside[data.starts + data.lengths - 1] = False
+    inside[ends] = False
     np.testing.assert_array_equal(data.next_observations[inside], data.observations[1:][inside[:-1]])
 
 
+@pytest.mark.parametrize("task", collect.PACKAGED)
 def test_packaged_data_covers_the_cost_range(task):
-    table = coverage(read(path(task), task))
+    table = coverage(read(find(task), task))
     assert len(table) == 8
     assert (table.trajectories >= 40).all()
     assert (table.ratio >= 0.7).all()
+
+
+def test_the_table_of_logs_has_them_all():
+    table = tables.read(tables.RESULTS / "logs.csv", ["task"]).set_index("task")
+    assert list(table.index) == [task for task in DSRL_FRONTIER if find(task)]
+    for task in table.index:
+        data = read(find(task), task)
+        row = logs_table.row(data, find(task).stat().st_size)
+        assert {key: row[key] for key in ("episodes", "safe_1", "unsafe", "ratio_1")} == {
+            key: table.loc[task, key] for key in ("episodes", "safe_1", "unsafe", "ratio_1")
+        }
 
 
 def test_thinning_is_seeded_and_even():
@@ -75,23 +96,53 @@ def test_thinning_fills_the_bins_of_return_in_turn():
     assert kept[0] == 0
 
 
-def test_a_small_collection_repeats_bit_for_bit():
-    pytest.importorskip("stable_baselines3")
-    pytest.importorskip("pybullet")
-    settings = replace(
-        collect.SETTINGS["BallRun"],
-        steps=400,
-        checkpoint_every=200,
-        learning_starts=100,
-        rollouts=1,
-        batch_size=16,
-        refill=0,
-    )
-    first, second = (collect.collect("BallRun", settings, seed=3) for _ in range(2))
-    assert len(first) == 4 + 2
+SMALL = replace(
+    collect.SETTINGS["BallRun"],
+    steps=800,
+    checkpoint_every=200,
+    learning_starts=100,
+    rollouts=1,
+    batch_size=16,
+    max_cost=100,
+    refill=1,
+)
+
+
+def same(first, second):
+    assert len(first) == len(second)
     for one, other in zip(first, second, strict=True):
         for key in KEYS:
             np.testing.assert_array_equal(one[key], other[key])
+
+
+def test_a_small_collection_repeats_bit_for_bit():
+    pytest.importorskip("stable_baselines3")
+    pytest.importorskip("pybullet")
+    first, second = (collect.collect("BallRun", replace(SMALL, steps=400), seed=3) for _ in range(2))
+    same(first, second)
     data = collect.join("BallRun", first)
-    assert data.timeouts.sum() == 6
+    assert data.timeouts.sum() == len(first) == 4 + 2 + 2
     assert set(np.unique(data.costs)) <= {0, 1}
+
+
+@pytest.mark.parametrize("task", ["CarRun", "DroneCircle"])  # their resets carry state over; episodes that end early
+def test_a_killed_collection_goes_on_to_the_same_bits(task, tmp_path, monkeypatch):
+    pytest.importorskip("stable_baselines3")
+    pytest.importorskip("pybullet")
+    whole = collect.collect(task, SMALL, seed=3)
+    monkeypatch.setattr(collect, "SAVE_EVERY", 0)
+    real, calls = collect.relabel, []
+
+    def killed_in_the_third(*args):
+        calls.append(real(*args))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(collect, "relabel", killed_in_the_third)
+    course = tmp_path / "course"
+    with pytest.raises(KeyboardInterrupt):
+        collect.collect(task, SMALL, seed=3, state=course)
+    same(whole, collect.collect(task, SMALL, seed=3, state=course))
+    assert len(calls) == 3 + 2  # two checkpoints were kept
+    with pytest.raises(SystemExit, match="another seed"):
+        collect.collect(task, SMALL, seed=4, state=course)

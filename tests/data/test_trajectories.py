@@ -11,7 +11,7 @@ import pytest
 from conftest import make_arrays
 
 import trac
-from trac.data import trajectories
+from trac.data import packaged, trajectories
 from trac.data.tasks import TASKS, UnknownTask
 from trac.data.trajectories import DatasetError, DatasetUnavailable, from_arrays, read, write
 
@@ -357,6 +357,30 @@ def test_paths_of_every_ending_are_paths(tmp_path, arrays, monkeypatch):
         assert loaded.task == "mine" and len(loaded) == len(data)
 
 
+def test_a_compact_file_has_the_last_observations_only(tmp_path, arrays):
+    path, ends = tmp_path / "data.hdf5", np.flatnonzero(arrays["timeouts"])
+    arrays["next_observations"] = np.roll(arrays["observations"], -1, axis=0)
+    arrays["next_observations"][ends] = final = np.random.default_rng(0).normal(size=(12, 8)).astype(np.float32)
+    write(path, from_arrays("BallCircle", **arrays), compact=True)
+    with h5py.File(path) as file:
+        assert "next_observations" not in file
+        np.testing.assert_array_equal(file[trajectories.FINAL], final)
+    again = read(path, "BallCircle")
+    np.testing.assert_array_equal(again.next_observations, arrays["next_observations"])
+    with h5py.File(path, "r+") as file:
+        del file[trajectories.FINAL]
+        file[trajectories.FINAL] = final[1:]
+    with pytest.raises(DatasetError, match="final_observations has shape .* a row for each episode"):
+        read(path, "BallCircle")
+
+
+def test_next_observations_that_are_not_the_next_rows_are_kept(tmp_path, arrays):
+    path = tmp_path / "data.hdf5"
+    data = from_arrays("BallCircle", **arrays | {"next_observations": arrays["observations"] + 1})
+    write(path, data, compact=True)
+    np.testing.assert_array_equal(read(path, "BallCircle").next_observations, data.next_observations)
+
+
 def test_next_observations_that_are_not_finite_are_refused_when_read(tmp_path, arrays):
     arrays["next_observations"] = with_value(np.nan)(arrays["next_observations"])
     data = read(write_raw(tmp_path / "a.hdf5", arrays), "BallCircle")
@@ -381,8 +405,16 @@ def test_an_unknown_task_names_the_nearest():
 
 
 def test_a_task_without_packaged_data_says_what_to_do():
-    with pytest.raises(DatasetError, match=r"AntRun has no packaged dataset .*SafetyAntRun-v0-150-1816\.hdf5"):
-        trac.load("AntRun")
+    with pytest.raises(
+        DatasetError, match=r"CarPush1 has no packaged dataset .*book/data.*SafetyCarPush1Gymnasium-v0-200-2871\.hdf5"
+    ):
+        trac.load("CarPush1")
+
+
+def test_a_log_of_the_repository_is_found_by_its_task(tmp_path, arrays, monkeypatch):
+    monkeypatch.setattr(packaged, "REPOSITORY", tmp_path)
+    write(tmp_path / "CarPush1.hdf5", from_arrays("CarPush1", **arrays))
+    assert len(trac.load("CarPush1")) == 240 and "CarPush1" not in packaged.packaged()
 
 
 def test_tasks_are_those_of_dsrl():

@@ -15,6 +15,7 @@ class Recorder(gym.Wrapper):
 
     Attributes:
         episodes: the finished ones.
+        observation: what the last step or reset returned.
         cumulative_cost: cost of all steps so far.
     """
 
@@ -25,20 +26,27 @@ class Recorder(gym.Wrapper):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
         self._rows: list[tuple[Any, ...]] = []
-        self._observation, info = self.env.reset(seed=seed, options=options)
-        return self._observation, info
+        self.observation, info = self.env.reset(seed=seed, options=options)
+        return self.observation, info
 
     def step(self, action: Any) -> Any:
-        action = np.clip(action, -1, 1)
+        action = np.clip(action, -1, 1, dtype=np.float32)  # as it is recorded
         next_observation, reward, terminal, timeout, info = self.env.step(action)
         # The order of KEYS.
-        self._rows.append((self._observation, next_observation, action, reward, info["cost"], terminal, timeout))
-        self._observation = next_observation
+        self._rows.append((self.observation, next_observation, action, reward, info["cost"], terminal, timeout))
+        self.observation = next_observation
         self.cumulative_cost += float(info["cost"])
         if terminal or timeout:
             columns = zip(*self._rows, strict=True)
             self.episodes.append({k: np.array(column, np.float32) for k, column in zip(KEYS, columns, strict=True)})
         return next_observation, self.scale * (reward - self.multiplier * info["cost"]), terminal, timeout, info
+
+    def actions(self) -> np.ndarray:
+        """(steps, act_dim) float32, as executed: those of the finished episodes, then of the unfinished one."""
+        finished = [episode["actions"] for episode in self.episodes]
+        unfinished = [np.array([row[2]], np.float32) for row in self._rows]
+        space: Any = self.action_space
+        return np.concatenate([np.empty((0, *space.shape), np.float32), *finished, *unfinished])
 
 
 def relabel(buffer: Any, env: Recorder) -> None:
@@ -46,6 +54,6 @@ def relabel(buffer: Any, env: Recorder) -> None:
 
     The buffer holds the transitions of `env.episodes` in their order, then those of the unfinished episode.
     """
-    rewards = np.concatenate([episode["rewards"] for episode in env.episodes])
-    costs = np.concatenate([episode["costs"] for episode in env.episodes])
+    none = np.empty(0, np.float32)
+    rewards, costs = (np.concatenate([none, *(e[key] for e in env.episodes)]) for key in ("rewards", "costs"))
     buffer.rewards[: len(rewards), 0] = env.scale * (rewards - env.multiplier * costs)

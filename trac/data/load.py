@@ -7,7 +7,7 @@ from typing import Any
 
 from trac.data.download import fetch
 from trac.data.filters import filtered
-from trac.data.packaged import FOLDER, packaged
+from trac.data.packaged import find, packaged
 from trac.data.tasks import TASKS, get_task
 from trac.data.trajectories import DatasetError, Trajectories, read
 
@@ -24,9 +24,9 @@ def load(
     Args:
         task: name in `trac.TASKS`; with a file as source, any name for a task of your own. Or the path of a
             file (.hdf5, .h5): the task is the one whose file DSRL calls so, else it has the file's name.
-        source: "packaged", the dataset that comes with the package; "dsrl", DSRL's own file (see
-            `trac.data.download.fetch`); or the path of a file in DSRL's HDF5 form. Packaged data was made for this
-            book in the real simulators; it is not DSRL's.
+        source: "packaged", the dataset that comes with the package, or lies in book/data of the repository
+            around it; "dsrl", DSRL's own file (see `trac.data.download.fetch`); or the path of a file in DSRL's
+            HDF5 form. Packaged data was made for this book in the real simulators; it is not DSRL's.
         reward_range: (lowest, highest) episode return of a task of your own: normalised reward 0 and 1. By
             default the data's, which is what DSRL's ranges are.
         filters: changes that DSRL defines, such as dict(density=0.5, noise_scale=0.1): see
@@ -45,13 +45,15 @@ def load(
         task = next((known.name for known in TASKS.values() if known.file == source.name), source.stem)
     elif source == "packaged":
         get_task(task)
-        source = FOLDER / f"{task}.hdf5"
-        if not source.is_file():
+        found = find(task)
+        if found is None:
             raise DatasetError(
-                f"{task} has no packaged dataset (there are: {', '.join(packaged())}). "
+                f"{task} has no packaged dataset (there are: {', '.join(packaged())}). The book's repository has more, "
+                f"in book/data: load one by its path, or install from a clone with pip install --editable. "
                 f"trac.load({task!r}, source='dsrl') fetches DSRL's file {get_task(task).file}; "
                 f"trac.load({task!r}, path) reads one that you have."
             )
+        source = found
     elif source == "dsrl":
         source = fetch(task)
     data = read(source, task, reward_range)

@@ -6,7 +6,7 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import InitVar, dataclass, field
+from dataclasses import InitVar, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -19,6 +19,8 @@ from trac.data.tasks import TASKS, check_name, own_task
 
 KEYS = ("observations", "next_observations", "actions", "rewards", "costs", "terminals", "timeouts")
 _OTHERS_NAMES = {"terminals": "terminations", "timeouts": "truncations"}  # Gymnasium's and Minari's
+# (E, obs_dim), in place of next_observations in a file where all others of these are the next row of observations.
+FINAL = "final_observations"
 
 
 class DatasetError(ValueError):
@@ -240,7 +242,7 @@ def _checked(
 
 
 def read(path: str | os.PathLike[str], task: str, reward_range: tuple[float, float] | None = None) -> Trajectories:
-    """Read a file in DSRL's HDF5 form (flat arrays, see KEYS); `reward_range` as in `from_arrays`.
+    """Read a file in DSRL's HDF5 form (flat arrays, see KEYS and FINAL); `reward_range` as in `from_arrays`.
 
     The file may lack next_observations, which some methods do without.
 
@@ -253,10 +255,12 @@ def read(path: str | os.PathLike[str], task: str, reward_range: tuple[float, flo
     later = None
     with _open(path) as file:
         arrays = {key: _array(file, key, path) for key in KEYS if key != "next_observations"}
+        final = _array(file, FINAL, path) if FINAL in file else None
         if "next_observations" in file:
             _check_next(_dataset(file, "next_observations", path).shape, np.shape(arrays["observations"]), path)
             later = (path.resolve(), _state(path, arrays["rewards"]))
-    return _checked(task, arrays, reward_range, str(path), copy=False, later=later)
+    data = _checked(task, arrays, reward_range, str(path), copy=False, later=later)
+    return data if final is None else replace(data, _next=_next_rows(data, final, path))
 
 
 def read_costs(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -272,18 +276,26 @@ def read_costs(path: Path) -> tuple[np.ndarray, np.ndarray]:
     return np.flatnonzero((terminals != 0) | (timeouts != 0)), costs
 
 
-def write(path: str | os.PathLike[str], data: Trajectories, attrs: Mapping[str, str] | None = None) -> None:
+def write(
+    path: str | os.PathLike[str], data: Trajectories, attrs: Mapping[str, str] | None = None, compact: bool = False
+) -> None:
     """Write DSRL's HDF5 form, float32 and compressed, to a temporary name and rename it.
 
-    `attrs` are stored as text attributes of the file (how the data was made).
+    `attrs` are stored as text attributes of the file (how the data was made). `compact` writes FINAL in place of
+    next_observations, if these can be had back from it: a file of half the size, which only `read` reads.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic(path) as temporary, h5py.File(temporary, "w") as file:
-        for key in KEYS:
-            if key == "next_observations" and data._next is None:
-                continue
-            values = np.asarray(getattr(data, key), dtype=np.float32)
+        arrays = {key: getattr(data, key) for key in KEYS if key != "next_observations"}
+        if data._next is not None:
+            arrays["next_observations"] = data.next_observations
+            final = data.next_observations[data.starts + data.lengths - 1]
+            if compact and np.array_equal(_next_rows(data, final, path), data.next_observations):
+                del arrays["next_observations"]
+                arrays[FINAL] = final
+        for key, array in arrays.items():
+            values = np.asarray(array, dtype=np.float32)
             file.create_dataset(key, data=values, compression="gzip", compression_opts=9, shuffle=True)
         file.attrs.update({"task": data.task, **(attrs or {})})
 
@@ -294,6 +306,16 @@ def _check_finite(values: np.ndarray, key: str, where: str | Path) -> None:
         raise DatasetError(
             f"{where}: {key} has a NaN or infinite value, first in row {row}. Remove or repair that episode."
         )
+
+
+def _next_rows(data: Trajectories, final: np.ndarray, where: Path) -> np.ndarray:
+    """(N, obs_dim), the row after each row, and at the end of an episode its row of `final`."""
+    if final.shape != (len(data.starts), data.observations.shape[1]):
+        raise DatasetError(f"{where}: {FINAL} has shape {final.shape}; it must have a row for each episode.")
+    _check_finite(final, FINAL, where)
+    rows = np.roll(data.observations, -1, axis=0)
+    rows[data.starts + data.lengths - 1] = final
+    return rows
 
 
 def _check_next(shape: tuple[int, ...], expected: tuple[int, ...], where: str | Path) -> None:

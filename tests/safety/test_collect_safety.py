@@ -1,0 +1,35 @@
+"""Logs of the tasks of Safety-Gymnasium and MetaDrive: make test-safety."""
+
+from dataclasses import replace
+
+import collect
+import numpy as np
+import pytest
+
+from trac.data.trajectories import KEYS
+
+pytest.importorskip("safety_gymnasium", reason="make test-safety runs these", exc_type=ImportError)
+
+SMALL = dict(steps=600, checkpoint_every=200, learning_starts=100, rollouts=1, batch_size=16, max_cost=1000, refill=0)
+
+
+@pytest.mark.parametrize("task", ["HopperVelocity", "PointGoal1", "easysparse"])
+def test_a_killed_collection_goes_on_to_the_same_bits(task, tmp_path, monkeypatch):
+    settings, course = replace(collect.SETTINGS[task], **SMALL), tmp_path / "course"
+    whole = collect.collect(task, settings, seed=3)
+    monkeypatch.setattr(collect, "SAVE_EVERY", 0)
+    real, calls = collect.relabel, []
+
+    def killed_in_the_second(*args):
+        calls.append(real(*args))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(collect, "relabel", killed_in_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        collect.collect(task, settings, seed=3, state=course)
+    again = collect.collect(task, settings, seed=3, state=course)
+    assert len(calls) == 2 + 2 and len(again) == len(whole) >= 3
+    for one, other in zip(whole, again, strict=True):
+        for key in KEYS:
+            np.testing.assert_array_equal(one[key], other[key])
