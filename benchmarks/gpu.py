@@ -166,10 +166,11 @@ def seconds(variants: dict[str, Callable[[], Any]], rounds: int, block: float, d
             torch.cuda.synchronize(device)
         return (time.perf_counter() - started) / repeats
 
-    repeats = {}
-    for name, call in variants.items():
-        turn(call, 5)
-        repeats[name] = max(1, round(block / turn(call, 3)))
+    repeats = dict.fromkeys(variants, 1)
+    if block:  # [s] that each has at a time
+        for name, call in variants.items():
+            turn(call, 5)
+            repeats[name] = max(1, round(block / turn(call, 3)))
     times: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(rounds):
         for name, call in variants.items():

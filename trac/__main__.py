@@ -9,6 +9,7 @@ import tyro
 
 import trac
 from trac.config import field_types
+from trac.train import Precision
 
 UNSAID = "of the source"  # a task that the command line does not say; --help shows it
 
@@ -19,6 +20,8 @@ def train(
     out: Path | None = None,
     device: str | None = None,
     resume: bool = False,
+    capture: bool = True,
+    precision: Precision = "tf32",
 ) -> None:
     """Train TraC on a task's data and evaluate it in the simulator.
 
@@ -28,13 +31,16 @@ def train(
         out: folder for the finished run; runs/<task>-<cost limit>-<seed> without it.
         device: cpu or cuda; a GPU where there is one.
         resume: go on from the checkpoints in the folder.
+        capture: on a GPU, replay each update as one graph; --no-capture launches each kernel, to debug.
+        precision: of the matrix products on a GPU.
     """
     task = "BallCircle" if config.task == UNSAID and source in ("packaged", "dsrl") else config.task
     data = trac.load(Path(source)) if task == UNSAID else trac.load(task, source)
     config = config.replace(task=data.task)
     print(data)
     folder = out or Path("runs") / f"{config.task}-{config.cost_limit:g}-{config.seed}"
-    run = trac.train(data, config, device=device, out=folder, resume=resume)
+    options = dict(device=device, out=folder, resume=resume, capture=capture, precision=precision)
+    run = trac.train(data, config, **options)
     print(run.history.iloc[-1].to_string())
     print(f"saved in {folder}; read it with trac.load_run({str(folder)!r})")
 
