@@ -39,8 +39,7 @@ def train(
     config = config.replace(task=data.task)
     print(data)
     folder = out or Path("runs") / f"{config.task}-{config.cost_limit:g}-{config.seed}"
-    options = dict(device=device, out=folder, resume=resume, capture=capture, precision=precision)
-    run = trac.train(data, config, **options)
+    run = trac.train(data, config, device=device, out=folder, resume=resume, capture=capture, precision=precision)
     print(run.history.iloc[-1].to_string())
     print(f"saved in {folder}; read it with trac.load_run({str(folder)!r})")
 

@@ -6,6 +6,7 @@ import pytest
 from conftest import stand_in
 
 import trac
+from trac import envs
 from trac.__main__ import main
 from trac.config import ConfigError
 from trac.core import checkpoint
@@ -99,7 +100,7 @@ def test_a_task_from_its_file_to_the_row_beside_the_papers(ball_run, tmp_path, c
 
 
 def test_a_task_without_simulator_is_trained_and_evaluated_where_there_is_one(ball_run, tmp_path, monkeypatch, capsys):
-    def missing(task):
+    def missing(task, env_options=None):
         raise MissingSimulator("install the simulator")
 
     with monkeypatch.context() as patch:
@@ -116,7 +117,7 @@ def test_a_task_without_simulator_is_trained_and_evaluated_where_there_is_one(ba
 
 
 def test_what_was_killed_without_simulator_goes_on_with_one_and_the_other_way_round(ball_run, tmp_path, monkeypatch):
-    def missing(task):
+    def missing(task, env_options=None):
         raise MissingSimulator("install the simulator")
 
     class Killed(BaseException):
@@ -136,7 +137,7 @@ def test_what_was_killed_without_simulator_goes_on_with_one_and_the_other_way_ro
                 run_limit(folder, "dsrl", wanted, progress=False)
         with monkeypatch.context() as patch:
             patch.setattr(reproduce, "make", second)
-            patch.setattr(sys.modules["trac.train"], "make", second)
+            patch.setattr(envs, "make", second)
             if models is None:
                 with pytest.raises(MissingSimulator, match="install the simulator"):
                     run_limit(folder, "dsrl", wanted, progress=False)
