@@ -5,8 +5,8 @@
     python benchmarks/gpu.py --scores-of book/results/gpu.safetensors   # later, where the simulators are
 
 Only what is measured side by side, in turns, is compared. The parts are: `checks` (an update against the CPU's, stacks
-against runs alone, graphs against single launches, precision); `speed` (updates per second); `runs` (whole runs of the
-paper's size); `table` (the quick results' 45 runs, for their scores); `large` (the shape of DSRL's largest tasks).
+against runs alone, graphs against single launches, precision); `table` (the quick results' 45 runs, for their scores); `speed`
+(updates per second); `runs` (whole runs of the paper's size); `large` (the shape of DSRL's largest tasks); `profile`.
 """
 
 import itertools
@@ -15,6 +15,7 @@ import os
 import platform
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,11 @@ import tyro
 from torch import Tensor
 
 import trac
+from trac.baselines.bcq_lag import BCQLag
+from trac.baselines.bear_lag import BEARLag
+from trac.baselines.coptidice import COptiDICE
+from trac.baselines.cpq import CPQ
+from trac.core.capture import Captured
 from trac.core.learner import TracLearner
 from trac.data.files import write_file
 from trac.data.trajectories import from_arrays
@@ -59,9 +65,9 @@ def error(a: Tensor, b: Tensor) -> float:
     return float((a.cpu() - b.cpu()).abs().max() / b.abs().max())
 
 
-def checks(device: torch.device, small: bool) -> dict[str, Any]:
-    """What must hold: each entry is a figure and whether it is within its bound."""
-    data, found = trac.load("BallRun"), {}
+def checks(device: torch.device, small: bool, found: dict[str, Any]) -> dict[str, Any]:
+    """What must hold: `found` gets a figure for each, and whether it is within its bound."""
+    data = trac.load("BallRun")
     config = trac.TracConfig(task="BallRun", bc_steps=6, steps=12, bottom=0.2)
     if small:
         config = config.replace(bc_steps=2, steps=4, batch_size=3, hidden=(16, 16), segment_ratio=0.1)
@@ -121,6 +127,14 @@ def checks(device: torch.device, small: bool) -> dict[str, Any]:
     found["resumed_against_whole"] = dict(value=equal, holds=equal)
 
     found |= precision_of_the_score(data, long[0], device)
+    for method in () if small else (CPQ, BCQLag, BEARLag, COptiDICE):
+        pair = [method(method.Config(task="BallRun", steps=20), data, device, capture) for capture in (False, True)]
+        for one in pair:
+            advance(one, range(1, 21))
+        equal = all(torch.equal(value, pair[1].state[name]) for name, value in pair[0].state.items())
+        recorded = pair[1].captured.graph is not None
+        found[f"graph_of_{method.algorithm}"] = dict(value=equal, recorded=recorded, holds=equal and recorded)
+
     if cuda and torch.cuda.device_count() > 1:
         products_as("float32")
         pair = [learner(data, long, torch.device("cuda", i)) for i in (0, 1)]
@@ -206,10 +220,11 @@ def pairs(sizes: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def traffic(rows: int, sizes: Sequence[int]) -> int:
-    """Bytes that one run's update must read and write at least, if nothing stays in a cache between two kernels."""
+    """Bytes that one run's update reads and writes, if nothing stays in a cache between two kernels."""
     hidden, other = sum(sizes[1:-1]), sizes[0] + sizes[-1]
-    # Hidden: product, activation (2), read by two products; gradient: product, mask (3), read by two products.
-    return 4 * rows * (5 * hidden + 6 * hidden + 4 * other)
+    # Hidden: product, activation (2), read by two products; gradient: product, mask (3), read by two products, of the
+    # first layer by one.
+    return 4 * rows * (11 * hidden - sum(sizes[1:-1][:1]) + 4 * other)
 
 
 def kernels(call: Callable[[], Any], device) -> dict[str, Any]:
@@ -229,6 +244,33 @@ def kernels(call: Callable[[], Any], device) -> dict[str, Any]:
     return dict(kernels=sum(event.count for event in events) / 5, device_us=sum(time_of.values()), longest_us=longest)
 
 
+class Memory:
+    """What tensors take on a GPU from here on at most [MB], without a graph's pool and cuBLAS's workspace."""
+
+    def __init__(self, device):
+        self.device, self.before = device, 0
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            self.before = torch.cuda.memory_allocated(device)
+
+    def used(self) -> int:
+        most = torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else 0
+        return round((most - self.before) / 2**20)
+
+
+def profile(device, small: bool) -> dict[str, Any]:
+    """The kernels of an update at the paper's and the quick shape. Last of all, for a profiler slows what follows."""
+    products_as("tf32")
+    found = {}
+    for label, models in (("96 x 100, 256-256", 1), ("96 x 100, 256-256", 32), ("16 x 200, 128-128", 1)):
+        config = core.SHAPES[label].replace(bc_steps=0, warmup_steps=0, steps=FOREVER)
+        if not small:
+            configs = [config.replace(seed=seed) for seed in range(models)]
+            call = endless(learner(trac.load(config.task), configs, device, capture=False))
+            found[f"{label}, {models} runs"] = kernels(call, device)
+    return found
+
+
 def bandwidth(device) -> float:
     """Bytes read and written per second by a copy of 1 GiB [GB/s]."""
     source = torch.empty(2**28 if device.type == "cuda" else 2**20, device=device)
@@ -238,6 +280,7 @@ def bandwidth(device) -> float:
 
 def speed(device, small: bool, rounds: int, block: float, write: Callable[[list[dict]], None]) -> list[dict]:
     """Updates per second of a textbook loop, of ours launched one by one, as graphs, and of the products alone."""
+    products_as("tf32")
     table: list[dict] = []
     for label, shape in core.SHAPES.items():
         data = trac.load(shape.task)
@@ -248,24 +291,22 @@ def speed(device, small: bool, rounds: int, block: float, write: Callable[[list[
         for models in (1, 2) if small else (1, 8, 32, 128):
             config = shape.replace(bc_steps=0, warmup_steps=0, steps=FOREVER)
             configs = [config.replace(seed=seed) for seed in range(models)]
-            if device.type == "cuda":
-                torch.cuda.reset_peak_memory_stats(device)
+            captured, variants = None, {}  # the last ones' memory
+            memory = Memory(device)
             captured = learner(data, configs, device)
-            memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
+            row: dict[str, Any] = dict(shape=label, models=models, memory_mb=memory.used())
             variants = {
                 "ours": endless(captured),
                 "ours, launched one by one": endless(learner(data, configs, device, capture=False)),
-                "products": products(models, rows, sizes, device),
+                "products": Captured(products(models, rows, sizes, device), device),
             }
             if models == 1:
                 variants["textbook"] = core.textbook(data, config, device, cloning=False)
             times = seconds(variants, rounds, block, device)
-            row: dict[str, Any] = dict(shape=label, models=models, memory_mb=round(memory / 2**20))
             row |= {f"{name}, updates/s": models / value for name, value in times.items()}
             row["of_products"] = times["products"] / times["ours"]
             row["gflop_per_second"] = models * core.flops(rows, sizes) / times["ours"] / 1e9
             row["gbyte_per_second"] = models * traffic(rows, sizes) / times["ours"] / 1e9
-            row |= kernels(variants["ours, launched one by one"], device)
             table.append(row)
             write(table)
             print({name: round(v, 3) if isinstance(v, float) else v for name, v in row.items()}, flush=True)
@@ -356,14 +397,13 @@ def large(device, small: bool, rounds: int, block: float) -> dict[str, Any]:
     )
     if small:
         config = config.replace(batch_size=2, hidden=(16, 16))
+    products_as("tf32")
     row: dict[str, Any] = dict(transitions=n)
     for models in (1, 2) if small else (1, 8):
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
+        memory = Memory(device)
         one = learner(data, [config.replace(seed=seed) for seed in range(models)], device)
+        row[f"memory_mb, {models} runs"] = memory.used()
         row[f"updates/s, {models} runs"] = models / seconds({"ours": endless(one)}, rounds, block, device)["ours"]
-        if device.type == "cuda":
-            row[f"memory_mb, {models} runs"] = round(torch.cuda.max_memory_allocated(device) / 2**20)
         del one
     return row
 
@@ -384,7 +424,7 @@ def machine(device) -> dict[str, Any]:
 
 def main(
     device: str = "cuda", rehearse: bool = False, out: Path = RESULTS / "gpu.json", scores_of: Path | None = None,
-    parts: Sequence[str] = ("checks", "speed", "runs", "table", "large"),
+    parts: Sequence[str] = ("checks", "table", "speed", "runs", "large", "profile"),
 ) -> None:  # fmt: skip
     """Run the parts, write `out` after each, and say what does not hold; the exit status is 1 then."""
     if scores_of is not None:
@@ -404,11 +444,12 @@ def main(
         write_file(out, json.dumps(found, indent=1).encode())
 
     calls: dict[str, Callable[[], Any]] = {
-        "checks": lambda: checks(where, rehearse),
+        "checks": lambda: checks(where, rehearse, found.setdefault("checks", {})),
         "speed": lambda: speed(where, rehearse, rounds, block, lambda rows: write("speed", rows)),
         "runs": lambda: runs(where, rehearse),
         "table": lambda: table(where, rehearse, out.with_suffix(".safetensors")),
         "large": lambda: large(where, rehearse, rounds, block),
+        "profile": lambda: profile(where, rehearse),
     }
     failed = []
     for name in parts:
@@ -416,7 +457,8 @@ def main(
             write(name, calls[name]())
         except Exception as error:  # the parts after it are wanted all the same, and a card is rare
             failed.append(f"{name}: {type(error).__name__}: {error}")
-            write(name, {"error": failed[-1]})
+            so_far = found.get(name, {})
+            write(name, (so_far if isinstance(so_far, dict) else {"rows": so_far}) | {"error": traceback.format_exc()})
         print(f"{name}: {found['seconds']} s so far", flush=True)
     failed += [
         name

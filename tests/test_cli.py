@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 from conftest import make_arrays
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -65,7 +66,11 @@ def test_ctrl_c_says_how_to_go_on_and_resume_goes_on(tmp_path, data):
 def test_the_task_is_the_files_where_the_command_line_does_not_say(tmp_path, data):
     trajectories.write(tmp_path / "SafetyBallRun-v0-80-940.hdf5", data)
     source = ["--source", str(tmp_path / "SafetyBallRun-v0-80-940.hdf5"), "--out", str(tmp_path / "run")]
-    # This log has the eight numbers of BallCircle's observation.
+    # The file says what it is, and has the eight numbers of BallCircle's observation.
+    result = run("train", *source)
+    assert result.returncode == 1 and "it says that it is a log of BallCircle" in result.stderr
+    with h5py.File(source[1], "a") as file:
+        del file.attrs["task"]
     result = run("train", *source)
     assert result.returncode == 1 and "the simulator of BallRun 7 and 2: load it under the name" in result.stderr
     short = "--cost-limit 8 --steps 20 --bc-steps 10 --hidden 16".split()

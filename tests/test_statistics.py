@@ -113,3 +113,35 @@ def test_a_difference_without_its_baseline_is_refused():
         differences(runs.drop(index=3), ["task"], "alpha", 0.2)
     with pytest.raises(ValueError, match="alpha=0.3"):
         differences(runs, ["task"], "alpha", 0.3)
+
+
+RUNS = pd.DataFrame(
+    {"alpha": [0.1] * 3 + [0.2] * 3, "seed": [0, 1, 2] * 2, "normalized_reward": np.linspace(0.5, 1, 6)}
+).assign(normalized_cost=0.5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda runs: pd.concat([runs.assign(model=m) for m in ("last", "best")]),
+            "alpha=0.1, seed=0 has more than one row",
+        ),
+        (lambda runs: pd.concat([runs, runs[runs.alpha == 0.2]]), "alpha=0.2, seed=0 has more than one row"),
+        (lambda runs: runs.drop(columns="seed"), "no column seed; it has alpha"),
+        (lambda runs: runs.assign(normalized_reward=runs.normalized_reward.where(runs.index != 4)), "missing in row 4"),
+    ],
+)
+def test_a_table_in_which_seeds_do_not_count_once_is_refused(change, message):
+    for table in (lambda runs: summarize(runs, "alpha"), lambda runs: differences(runs, [], "alpha", 0.1)):
+        assert len(table(RUNS)) >= 1
+        with pytest.raises(ValueError, match=message):
+            table(change(RUNS))
+
+
+@pytest.mark.parametrize("interval", [bootstrap_interval, t_interval])
+def test_an_interval_of_one_value_or_of_another_level(interval):
+    assert np.isnan(interval([5.0])).all()
+    for level in (95, -0.5, 1):
+        with pytest.raises(ValueError, match=f"level={level} must lie between 0 and 1"):
+            interval([1.0, 2, 3], level=level)

@@ -1,4 +1,6 @@
 import dataclasses
+import sys
+import weakref
 
 import numpy as np
 import pandas as pd
@@ -12,9 +14,10 @@ from trac.baselines import bc_all, bc_safe
 from trac.baselines.cdt import cdt
 from trac.baselines.cpq import cpq
 from trac.config import ConfigError, TracConfig
-from trac.core.learner import runs_that_fit
+from trac.core.learner import learners, runs_that_fit
 from trac.data import trajectories
 from trac.envs import MissingSimulator
+from trac.partition import segments_of
 from trac.train import TrainingError, _parts
 
 QUICK = TracConfig(
@@ -198,6 +201,15 @@ def test_options_that_make_no_sense_are_refused(data):
             trac.train(data, QUICK, device=device)
 
 
+def test_folders_are_what_they_seem(data, tmp_path, monkeypatch):
+    with pytest.raises(ConfigError, match="resume=True goes on .* pass out="):
+        trac.train(data, QUICK, resume=True)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    trac.train(data, QUICK, out="~/run", progress=False)
+    assert trac.load_run("~/run").config == QUICK and (tmp_path / "run").is_dir() and not (tmp_path / "~").exists()
+
+
 def test_a_task_without_simulator_is_refused_before_the_training():
     arrays = make_arrays(task_dims=(60, 2))
     data = trajectories.from_arrays("CarGoal1", **arrays)
@@ -217,10 +229,26 @@ def test_a_stack_is_split_where_it_does_not_fit(data, monkeypatch):
     assert _parts([3, 1, 2], 3) == [[3, 1, 2]]
     pytest.importorskip("triton")
     device, config = torch.device("cuda", 0), QUICK.replace(batch_size=96, hidden=(256, 256))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    segments = dataclasses.replace(segments_of(data, config), length=100)
     # 9,600 rows of 8 + 256 + 256 + 2 entries and two gradients of 256, four bytes each; the rest is under a tenth.
     one = 4 * 9600 * (8 + 256 + 256 + 2 + 2 * 256)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (50 * one, 60 * one))
-    assert 0.9 * 50 / 1.1 <= runs_that_fit(data, config, 100, device) <= 0.9 * 50
+    assert 0.9 * 50 / 1.1 <= runs_that_fit(data, segments, config, device) <= 0.9 * 50
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (one, 60 * one))
     with pytest.raises(ConfigError, match="96 segments of 100 steps needs .* GiB free: lower batch_size"):
-        runs_that_fit(data, config, 100, device)
+        runs_that_fit(data, segments, config, device)
+
+
+def test_a_group_of_learners_is_gone_before_the_next_is_made(data, monkeypatch):
+    made, alive = [], []
+
+    def spy(*arguments):
+        alive.append(sum(one() is not None for one in made))
+        new = learners(*arguments)
+        made.extend(weakref.ref(one) for one in new)
+        return new
+
+    monkeypatch.setattr(sys.modules["trac.train"], "learners", spy)
+    trac.train(data, [QUICK, QUICK.replace(batch_size=6), QUICK.replace(batch_size=4)], progress=False)
+    assert alive == [0, 0, 0]

@@ -110,7 +110,8 @@ def reproduce(
         source: "dsrl" fetches DSRL's file; "packaged" or a file's path try the command out on other data.
         out: folder for runs, runs.csv and table.csv.
         segment_ratio: for tasks whose ratio the paper does not print; the output says that it was assumed.
-        set: name=value, fields of TracConfig that are not to be the paper's, such as steps=1000 bc_steps=300.
+        set: name=value, fields of TracConfig that are not to be the paper's, such as
+            steps=1000 bc_steps=300 warmup_steps=70.
         device: cpu or cuda; a GPU where there is one.
         workers: processes on this machine, each for one limit at a time.
         scheduler: address of a running Dask scheduler, in place of processes on this machine.

@@ -28,9 +28,14 @@ def bootstrap_interval(
         seed: of the resampling.
 
     Raises:
-        ValueError: the values are not in one row, or there are none.
+        ValueError: the values are not in one row, or there are none; the level is not between 0 and 1.
+
+    Returns:
+        Both ends; NaN for a single value, which says nothing of the spread.
     """
-    values = _row(values)
+    values = _row(values, level)
+    if len(values) == 1:
+        return float("nan"), float("nan")
     generator = np.random.default_rng(seed)
     means = np.empty(resamples)
     for start in range(0, resamples, 1000):
@@ -54,9 +59,9 @@ def t_interval(values: ArrayLike, *, level: float = 0.95) -> tuple[float, float]
         Both ends; NaN for a single value, which says nothing of the spread.
 
     Raises:
-        ValueError: the values are not in one row, or there are none.
+        ValueError: the values are not in one row, or there are none; the level is not between 0 and 1.
     """
-    values = _row(values)
+    values = _row(values, level)
     if len(values) == 1:
         return float("nan"), float("nan")
     half = float(stdtrit(len(values) - 1, (1 + level) / 2)) * values.std(ddof=1) / len(values) ** 0.5
@@ -82,9 +87,12 @@ def summarize(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     Returns:
         The columns of `by`; runs, their number; safe, how many of them are (`safe`); the mean of
         both scores, and its 95 % Student's t interval over seeds as `<score>_low`, `<score>_high` (`t_interval`).
+
+    Raises:
+        ValueError: a column is missing, a seed has several rows in one setting, or a run has no score.
     """
-    rows = []
-    for keys, group in runs.groupby(list(by), sort=False, dropna=False):
+    by, rows = _names(by), []
+    for keys, group in _checked(runs, by).groupby(by, sort=False, dropna=False):
         row = dict(zip(by, keys, strict=True)) | {"runs": len(group), "safe": int(safe(group.normalized_cost).sum())}
         rows.append(row | _means(group))
     return pd.DataFrame(rows)
@@ -104,13 +112,14 @@ def differences(runs: pd.DataFrame, by: Sequence[str], setting: str, baseline: A
         the paired t test's: without 0, the test says at 5 % that the setting does something.
 
     Raises:
-        ValueError: there is no run at the baseline for some seed.
+        ValueError: there is no run at the baseline for some seed; see also `summarize`.
     """
-    keys, scores = [*by, "seed"], ["normalized_reward", "normalized_cost"]
+    by = _names(by)
+    keys, scores, runs = [*by, "seed"], ["normalized_reward", "normalized_cost"], _checked(runs, [*by, setting])
     base = runs[runs[setting] == baseline].set_index(keys)[scores]
     others = runs[runs[setting] != baseline].set_index(keys)
     missing = others.index.difference(base.index)
-    if len(missing) or base.index.has_duplicates:
+    if len(missing):
         raise ValueError(f"{setting}={baseline!r} must have one run for each of {keys}; wrong for {list(missing)[:3]}.")
     changed = others.assign(**(others[scores] - base.reindex(others.index))).reset_index()
     rows = [
@@ -118,6 +127,10 @@ def differences(runs: pd.DataFrame, by: Sequence[str], setting: str, baseline: A
         for values, group in changed.groupby([*by, setting], sort=False, dropna=False)
     ]
     return pd.DataFrame(rows)
+
+
+def _names(by: Sequence[str]) -> list[str]:
+    return [by] if isinstance(by, str) else list(by)
 
 
 def _means(group: pd.DataFrame) -> dict[str, float]:
@@ -128,7 +141,30 @@ def _means(group: pd.DataFrame) -> dict[str, float]:
     return row
 
 
-def _row(values: ArrayLike) -> np.ndarray:
+def _checked(runs: pd.DataFrame, settings: Sequence[str]) -> pd.DataFrame:
+    """The table, if it has one row for each seed of a setting, and its scores."""
+    needed = [*settings, "seed", "normalized_reward", "normalized_cost"]
+    if missing := [name for name in needed if name not in runs]:
+        raise ValueError(f"the table has no column {', '.join(missing)}; it has {', '.join(map(str, runs))}.")
+    keys = needed[: len(settings) + 1]
+    twice = runs[runs.duplicated(keys)]
+    if len(twice):
+        named = ", ".join(f"{name}={twice[name].iloc[0]}" for name in keys)
+        raise ValueError(
+            f"{named} has more than one row, and a seed counts once: choose among them first, such "
+            f"as the rows of the last model, or name the column in which they differ."
+        )
+    for score in needed[-2:]:
+        absent = runs[score].isna()
+        # Without a constraint no run has a normalised cost.
+        if (absent.groupby([runs[name] for name in settings], dropna=False).nunique() > 1).any():
+            raise ValueError(f"{score} is missing in row {absent.idxmax()}: leave that run out, and say so.")
+    return runs
+
+
+def _row(values: ArrayLike, level: float) -> np.ndarray:
+    if not 0 < level < 1:
+        raise ValueError(f"level={level} must lie between 0 and 1, such as 0.95.")
     row = np.asarray(values, dtype=np.float64)
     if row.ndim != 1 or not len(row):
         raise ValueError(

@@ -136,7 +136,7 @@ def train_on(
     groups = (
         (part, learners(data, [segments[i] for i in part], [configs[i] for i in part], where, capture))
         for indices in stacks.values()
-        for part in _parts(indices, runs_that_fit(data, configs[indices[0]], segments[indices[0]].length, where))
+        for part in _parts(indices, runs_that_fit(data, segments[indices[0]], configs[indices[0]], where))
     )
     arrays = [array for s in segments for array in (s.starts, s.labels, s.weights)]
     identity = {"algorithm": algorithm}
@@ -181,7 +181,9 @@ def run_all(
         raise ConfigError(f"checkpoint_every={checkpoint_every} must be at least 1.")
     if precision not in get_args(Precision):
         raise ConfigError(f"precision={precision!r} must be 'tf32' or 'float32'.")
-    folder = None if out is None else Path(out)
+    if resume and out is None:
+        raise ConfigError("resume=True goes on from the checkpoints in a folder: pass out=, too.")
+    folder = None if out is None else Path(out).expanduser()
     options: dict[str, Any] = dict(identity=identity, resume=resume, progress=progress)
     options |= dict(checkpoint_every=checkpoint_every, simulator=simulator)
     finished: dict[int, Run] = {}
@@ -190,7 +192,9 @@ def run_all(
             raise ConfigError(
                 f"{folder} holds a run already: pass resume=True to go on with an offline method's, or another folder."
             )
-        for number, (indices, group) in enumerate(groups):
+        number = -1  # counted by hand, for enumerate() would keep the last group
+        for indices, group in groups:
+            number += 1
             # Without a state to save, which an online learner's simulator has not, there are no checkpoints.
             place = folder / "checkpoints" / f"{number:02d}" if folder and group[0].state else None
             with _products(group[0].device, precision):
@@ -210,6 +214,7 @@ def run_all(
                     f"kept as they were then, in this error's .runs{f' and in {folder}' if folder else ''}.",
                     [finished[i] for i in sorted(finished)],
                 ) from failure
+            del group  # its memory on the device, before the next group is made
 
     ordered = [finished[i] for i in range(len(finished))]
     failed = [f"run {i} at update {r.record['failed_step']}" for i, r in enumerate(ordered) if r.record["failed_step"]]

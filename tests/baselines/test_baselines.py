@@ -1,9 +1,11 @@
 """The offline baselines: losses that they share, by hand, the training loop around them, and whole runs."""
 
 import dataclasses
+import gc
 import math
 import subprocess
 import sys
+import weakref
 
 import numpy as np
 import pandas as pd
@@ -325,3 +327,34 @@ def test_a_masked_mean_is_that_of_the_chosen_entries():
     on_a_gpu = (values * mask.unsqueeze(-1)).mean() * (mask.numel() / mask.sum())
     torch.testing.assert_close(cdt.masked_mean(values, mask), on_a_gpu)
     assert cdt.masked_mean(values.to("meta"), mask.to("meta")).device.type == "meta"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("name", METHODS)
+def test_a_captured_update_is_the_eager_one_and_waits_for_nothing(name, data):
+    device = torch.device("cuda", 0)
+    eager, captured = (METHODS[name](small(name, steps=20), data, device, capture) for capture in (False, True))
+    for one in (eager, captured):
+        for step in range(1, 6):
+            one.advance(step)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            for step in range(6, 21):
+                one.advance(step)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert (captured.captured.graph is not None) == captured.repeats
+    assert all(torch.equal(value, captured.state[key]) for key, value in eager.state.items())
+
+
+def test_a_finished_run_goes_without_the_garbage_collector(data):
+    one = learner("cpq", data)
+    one.advance(1)
+    gone = weakref.ref(one)
+    gc.disable()
+    try:
+        del one
+        assert gone() is None
+    finally:
+        gc.enable()

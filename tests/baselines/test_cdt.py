@@ -175,3 +175,12 @@ def test_cdt_does_what_it_is_asked_for():
             taken.append(float(policy.act(np.ones(1))[0]))
             policy.observe(taken[-1], max(taken[-1], 0) ** 2)
         assert np.mean(taken) == pytest.approx(action, abs=0.03)
+
+
+def test_the_target_is_the_return_of_an_episode_that_can_be_drawn(data):
+    costs = data.episode_costs
+    method = learner(
+        "cdt", data, cost_limit=float(costs.max()), sampling_cost=float(np.median(costs)), reward_scale=1.0
+    )
+    assert float(method.policy.target[0]) == pytest.approx(data.returns[costs < np.median(costs)].max(), rel=1e-6)
+    assert data.returns.max() > float(method.policy.target[0])

@@ -31,6 +31,8 @@ def test_values_take_the_type_of_their_default(name, text, value):
         (["hidden=64,32"], "hidden=64: must be a valid tuple"),
         (["alpha"], "must have the form name=value"),
         (["alpha=1", "alpha=2"], "alpha is given twice"),
+        (["alpha=0.1,0.2,0.10"], "alpha has 0.1 twice"),
+        (["seeds=[0,1,0]"], "seeds has 0 twice"),
         (["top=0.5,2.0"], r"^top=2.0: must be less than or equal to 1.$"),
         (["task=BallRun,BalRun"], r"^unknown task 'BalRun': did you mean BallRun.*less like it.$"),
         (

@@ -147,6 +147,11 @@ def test_what_was_killed_without_simulator_goes_on_with_one_and_the_other_way_ro
             assert all(np.isfinite(row["normalized_reward"]) for row in rows)
 
 
+def test_a_printed_ratio_is_not_assumed_to_be_another(tmp_path):
+    with pytest.raises(ConfigError, match="prints the segment ratio of BallRun: .* --set segment_ratio=0.5"):
+        reproduce.reproduce(["BallRun"], tmp_path, segment_ratio=0.5)
+
+
 def test_an_assumed_ratio_is_asked_for_and_said(tmp_path, capsys):
     with pytest.raises(ConfigError, match="does not print its segment ratio for AntCircle, AntRun, BallCircle"):
         reproduce.reproduce(in_suite("bullet"), tmp_path)

@@ -14,7 +14,7 @@ from trac.config import ConfigError
 from trac.core.checkpoint import find, locked
 from trac.experiments import sweep
 from trac.experiments.grid import plan
-from trac.experiments.sweep import collect, parameters
+from trac.experiments.sweep import collect, on_dask, parameters
 
 ROOT = Path(__file__).parents[2]
 ABLATION = ROOT / "notebooks" / "ablation.ipynb"
@@ -273,3 +273,8 @@ def test_a_missing_package_is_named_with_its_command(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "dask.distributed", None)
     with pytest.raises(ImportError, match="importing dask.distributed failed"):
         next(sweep.on_dask(len, {}, 1, None))
+
+
+def test_no_workers_are_refused():
+    with pytest.raises(ValueError, match="workers=0 must be at least 1"):
+        next(on_dask(print, {"a": ()}, 0, None))

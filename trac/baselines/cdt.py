@@ -172,7 +172,8 @@ class CDT(OfflineLearner):
         config = self.config
         shape = {name: getattr(config, name) for name in ("width", "layers", "heads", "dropout", "context")}
         self.policy = DecisionTransformer(*self.dims, self.horizon, reward_scale=config.reward_scale, **shape)
-        within = data.episode_costs <= config.cost_limit
+        # Episodes above sampling_cost are never drawn, so their returns are out of reach.
+        within = data.episode_costs <= min(config.cost_limit, np.nextafter(config.sampling_cost, 0))
         if config.target_return is None and not within.any():
             raise ConfigError(
                 f"no episode is within cost_limit={config.cost_limit:g} to take target_return from; the smallest cost "

@@ -7,6 +7,7 @@ where OSRL draws them for each.
 
 import copy
 import math
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -139,7 +140,9 @@ class OfflineLearner(nn.Module):
         for group in (group for optimizer in self.optimizers.values() for group in optimizer.param_groups):
             group["capturable"] = device.type == "cuda"
         self.sums: dict[str, Tensor] = {}  # of the metrics since they were last read, and the number of updates
-        self.captured = Captured(self._advance, device, capture and self.repeats)
+        # Weakly, so that a finished run, and its data on a GPU, goes at once.
+        advance: Any = weakref.WeakMethod(self._advance)
+        self.captured = Captured(lambda: advance()(), device, capture and self.repeats)
 
     def build(self, data: Trajectories) -> None:
         """Make networks on the CPU, move them to the device, and make the optimizers."""

@@ -1,7 +1,7 @@
 """The update of a stack of runs on a GPU: products by cuBLAS, and one Triton kernel for what stands between two.
 
 It is the arithmetic of `trac.core.fused_cpu` and of the losses in `trac.score`, by hand, for M runs at once. Nothing
-in it allocates memory, waits for the device or asks the host, so that one CUDA graph holds an update. With
+in it waits for the device or asks the host, so that one CUDA graph holds an update. With
 TRITON_INTERPRET=1 in the environment the kernels run on CPU tensors; the tests compare them with autograd there.
 """
 
@@ -98,7 +98,7 @@ class FusedStack:
             if i < last:
                 width = weight.shape[1]
                 rows, columns = _tile(triton.cdiv(width, 4), TILE // 4)
-                kernels.activate[self.models, triton.cdiv(self.rows, rows), triton.cdiv(width, 4 * columns)](
+                kernels.activate[triton.cdiv(self.rows, rows), self.models, triton.cdiv(width, 4 * columns)](
                     *(block["row"], block["scalars"], self.runs["seed"], self.x[i + 1], bias, bias.stride(0)),
                     *(self.models, self.rows, width, i, self.threshold, self.scale),
                     DROPOUT=self.config.dropout > 0,
@@ -136,7 +136,7 @@ class FusedStack:
                 delta = torch.bmm(delta, self.layers[i][0], out=self.deltas[i - 1])
                 partial, width = self.partial[i - 1], delta.shape[-1]
                 rows, columns = _tile(width)
-                kernels.mask[self.models, partial.shape[1], triton.cdiv(width, columns)](
+                kernels.mask[partial.shape[1], self.models, triton.cdiv(width, columns)](
                     *(delta, self.x[i], partial, self.rows, width, self.scale), ROWS=rows, COLUMNS=columns
                 )
                 torch.sum(partial, 1, out=self.gradient_layers[i - 1][1])
@@ -150,7 +150,8 @@ class FusedStack:
             *(models, self.config.batch_size, parameters),
             CLONING=cloning,
             BATCH=triton.next_power_of_2(self.config.batch_size),
-            TILE=TILE,
+            TILE=4 * TILE,
+            num_warps=16,
         )
         kernels.adam[models, triton.cdiv(parameters, TILE)](
             *(self.block["row"], self.block["scalars"], self.finite, self.gradient),
@@ -160,11 +161,12 @@ class FusedStack:
         )
 
 
-def bytes_needed(config: TracConfig, sizes: list[int], length: int, transitions: int) -> int:
-    """Memory [bytes] that one run adds to a stack: its buffers, its weights and moments, and its reference's table."""
+def bytes_needed(config: TracConfig, sizes: list[int], length: int, segments: int, transitions: int) -> int:
+    """Memory [bytes] that one run adds to a stack: its buffers, weights and moments, and its tables."""
     rows = config.batch_size * length
     weights = sum(a * b + b for a, b in itertools.pairwise(sizes))
-    return 4 * (rows * (sum(sizes) + sum(sizes[1:-1])) + 6 * weights + transitions)
+    buffers = rows * (sum(sizes) + sum(sizes[1:-1])) + 6 * weights + transitions
+    return 4 * buffers + 16 * segments + 8 * 256 * config.batch_size
 
 
 def _tile(width: int, entries: int = TILE) -> tuple[int, int]:

@@ -25,9 +25,10 @@ def activate(
     DROPOUT: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     # Bias, ReLU and dropout in place. A call of Philox makes four words, one for each quarter of the columns.
-    model = tl.program_id(0).to(tl.int64)
+    # Rows come first: only a grid's first axis may have more than 65,535 programs.
+    model = tl.program_id(1).to(tl.int64)
     quarter = (width + 3) // 4
-    r = tl.program_id(1) * ROWS + tl.arange(0, ROWS)[:, None]
+    r = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
     c = tl.program_id(2) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
     position = r * quarter + c
     if DROPOUT:
@@ -58,7 +59,7 @@ def _activate_quarter(x, bias, c, word, inside, threshold, scale, DROPOUT: tl.co
 def mask(delta, activation, partial, rows, width, scale, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     # An activation is positive exactly where the unit was on and was not dropped. Each tile's sum over its rows is
     # written apart, and summed later: the bias's gradient is the same bits each time.
-    model, tile = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    tile, model = tl.program_id(0), tl.program_id(1).to(tl.int64)
     r = tile * ROWS + tl.arange(0, ROWS)[:, None]
     c = tl.program_id(2) * COLUMNS + tl.arange(0, COLUMNS)
     at = model * rows * width + r * width + c[None, :]
@@ -66,7 +67,7 @@ def mask(delta, activation, partial, rows, width, scale, ROWS: tl.constexpr, COL
     on = tl.load(activation + at, mask=inside, other=0.0) > 0
     value = tl.where(on, tl.load(delta + at, mask=inside, other=0.0) * scale, 0.0)
     tl.store(delta + at, value, mask=inside)
-    tl.store(partial + (model * tl.num_programs(1) + tile) * width + c, tl.sum(value, 0), mask=c < width)
+    tl.store(partial + (model * tl.num_programs(0) + tile) * width + c, tl.sum(value, 0), mask=c < width)
 
 
 @triton.jit

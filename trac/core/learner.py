@@ -92,7 +92,7 @@ class TracLearner:
             # Updates before the first one whose loss or gradient was not finite.
             "finite_updates": torch.zeros(models, device=self.device),
         }
-        self.gradient, self.change = torch.zeros_like(weights), torch.empty_like(weights)
+        self.gradient = torch.zeros_like(weights)
         self.layers, self.gradient_layers = self._split(weights), self._split(self.gradient)
 
         self.batches = [Batches(len(s), c.batch_size, c.seed) for s, c in zip(segments, configs, strict=True)]
@@ -130,6 +130,7 @@ class TracLearner:
         elif models > 1:
             raise ConfigError("on a CPU a TracLearner has one run: `learners` makes one for each.")
         else:
+            self.change = torch.empty_like(weights)
             self.fused = fused or FusedMLP(self.config.batch_size * self.length, sizes, self.config.dropout)
             # Row i is the segment that starts at transition i: overlapping views, so that only the batch is copied.
             values = self.data | {"reference": self.reference.view(-1, 1)}
@@ -304,8 +305,11 @@ def learners(
     return made
 
 
-def runs_that_fit(data: Trajectories, config: TracConfig, length: int, device: torch.device) -> int:
+def runs_that_fit(data: Trajectories, segments: Segments, config: TracConfig, device: torch.device) -> int:
     """How many runs like this one a device's free memory holds as one stack; on a CPU they need not fit at once.
+
+    Args:
+        segments: of the run.
 
     Raises:
         ConfigError: not even one.
@@ -314,12 +318,13 @@ def runs_that_fit(data: Trajectories, config: TracConfig, length: int, device: t
         return sys.maxsize
     (transitions, obs_dim), act_dim = data.observations.shape, data.actions.shape[1]
     sizes = layer_sizes(obs_dim, act_dim, config.hidden, config.policy)
-    one = _fused_gpu().bytes_needed(config, sizes, length, transitions)
+    one = _fused_gpu().bytes_needed(config, sizes, segments.length, len(segments), transitions)
+    torch.cuda.empty_cache()  # what torch holds of earlier stacks does not count as free
     free = 0.9 * torch.cuda.mem_get_info(device)[0] - 4 * transitions * (obs_dim + act_dim)
     if free < one:
         raise ConfigError(
-            f"a run with batches of {config.batch_size} segments of {length} steps needs {one / 2**30:.1f} GiB beside "
-            f"the data, and {device} has {free / 2**30:.1f} GiB free: lower batch_size, or use device='cpu'."
+            f"a run with batches of {config.batch_size} segments of {segments.length} steps needs {one / 2**30:.1f} GiB"
+            f" beside the data, and {device} has {free / 2**30:.1f} GiB free: lower batch_size, or use device='cpu'."
         )
     return int(free / one)
 

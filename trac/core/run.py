@@ -54,7 +54,7 @@ class Run:
 
         A policy is written as its class, the arguments that make it (`settings`) and its `state_dict`.
         """
-        folder = Path(folder)
+        folder = Path(folder).expanduser()
         folder.mkdir(parents=True, exist_ok=True)
         policies = {"policy": self.policy, "reference": self.reference, "best": self.best}
         policies = {name: policy for name, policy in policies.items() if policy is not None}
@@ -78,7 +78,7 @@ class Run:
 @torch_defaults()
 def load_run(folder: str | os.PathLike[str]) -> Run:
     """Read what `Run.save` wrote. Raises FileNotFoundError or ConfigError naming the file that is wrong."""
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     for name in ("run.json", "weights.safetensors", "history.csv"):
         if not (folder / name).is_file():
             several = f"; it holds a list of them: read {folder / '000'}" if (folder / "000").is_dir() else ""

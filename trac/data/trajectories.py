@@ -254,6 +254,9 @@ def read(path: str | os.PathLike[str], task: str, reward_range: tuple[float, flo
     path = Path(path).expanduser()
     later = None
     with _open(path) as file:
+        written = str(file.attrs.get("task", task))
+        if written != task and {written, task} <= TASKS.keys():
+            raise DatasetError(f"{path}: it says that it is a log of {written}. Load it under that name.")
         arrays = {key: _array(file, key, path) for key in KEYS if key != "next_observations"}
         final = _array(file, FINAL, path) if FINAL in file else None
         if "next_observations" in file:

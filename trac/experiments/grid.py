@@ -61,6 +61,9 @@ def plan(
             raise ConfigError(f"{name} is given twice.")
         parts = _split(values) if several else [values]
         axes[name] = [check_value(name, part, defaults) for part in parts]
+        for listed in [axes[name], axes[name][0]] if name == "seeds" else [axes[name]]:
+            if again := [value for i, value in enumerate(listed) if value in listed[:i]]:
+                raise ConfigError(f"{name} has {again[0]!r} twice.")
     points = [defaults | dict(zip(axes, choice, strict=True)) for choice in itertools.product(*axes.values())]
     kept = points if where is None else [points[i] for i in _rows_where(points, where)]
     if not kept:

@@ -193,6 +193,11 @@ def reproduce(
         ConfigError: a segment ratio is needed and not given; a change makes no sense; one file for several tasks.
     """
     out = Path(out).resolve()
+    if segment_ratio is not None and not any(map(assumed, tasks)):
+        raise ConfigError(
+            f"the paper prints the segment ratio of {', '.join(tasks)}: leave segment_ratio out, or change the paper's "
+            f"setting, on the command line with --set segment_ratio={segment_ratio:g}."
+        )
     if segment_ratio is None and (unknown := [task for task in tasks if assumed(task)]):
         raise ConfigError(
             f"the paper does not print its segment ratio for {', '.join(unknown)}: pass --segment-ratio (L / T, in "

@@ -222,6 +222,8 @@ def on_dask(
     Yields:
         Name, and what the function returned or raised, in the order in which they finish.
     """
+    if workers < 1:
+        raise ValueError(f"workers={workers} must be at least 1.")
     dask = _import("dask.distributed")
     local = dict(n_workers=workers, threads_per_worker=1, dashboard_address=":0")
     cluster = dask.LocalCluster(**local) if scheduler is None else nullcontext(scheduler)
