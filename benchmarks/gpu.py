@@ -4,9 +4,10 @@
     python benchmarks/gpu.py --device cpu --rehearse --out _build/gpu.json    # in Triton's interpreter, in small
     python benchmarks/gpu.py --scores-of book/results/gpu.safetensors   # later, where the simulators are
 
-Only what is measured side by side, in turns, is compared. The parts are: `checks` (an update against the CPU's, stacks
-against runs alone, graphs against single launches, precision); `table` (the quick results' 45 runs, for their scores); `speed`
-(updates per second); `runs` (whole runs of the paper's size); `large` (the shape of DSRL's largest tasks); `profile`.
+Only what is measured side by side, in turns, is compared. The parts: `checks` (an update against the CPU's, stacks
+against runs alone, graphs against single launches, precision); `table` (the quick results' 45 runs, for their
+scores); `speed` (updates per second); `runs` (whole runs of the paper's size); `large` (the shape of DSRL's largest
+tasks); `profile` (the kernels of an update).
 """
 
 import itertools
