@@ -115,8 +115,8 @@ def test_a_run_in_a_stack_is_the_run_alone(data):
             torch.testing.assert_close(stack.state[name][m], one.state[name][0], rtol=1e-4, atol=1e-6)
 
 
-def test_dropout_has_its_probability_and_is_independent(data):
-    """Of 13 tests at 10^-7 each; the seeds are fixed."""
+def test_dropout_has_its_probability_and_is_independent():
+    """Of the definition above, with which the kernels agree. Ten tests at 10^-7 each; the seeds are fixed."""
     first, second = masks(CONFIG.replace(hidden=(512, 512)), 256, 1)
     (later, _), (other, _) = (
         masks(CONFIG.replace(hidden=(512, 512)), 256, 2),
