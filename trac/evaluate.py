@@ -136,7 +136,7 @@ def evaluate_many(
             warnings.warn(
                 f"the policy aims at an episode cost of {aim:g} and is scored under cost_limit={limit:g}: call "
                 f"policy.aim(target_return, {limit:g}) first to have it aim at that.",
-                stacklevel=5,
+                stacklevel=4,
             )
     options = dict(env_options or {})
     known = scored_task(task, env, reward_range)
