@@ -213,3 +213,9 @@ def test_a_plan_shows_what_set_set_and_leaves_nothing_behind(tmp_path):
         "error: unknown task 'BalRun': did you mean BallRun? A task of your own needs a name less like it.\n"
     )
     assert not (tmp_path / "out").exists()
+
+
+def test_a_sweep_says_what_it_cannot_read(monkeypatch, tmp_path):
+    options = ("sweep", NOTEBOOK, "--out", str(tmp_path / "typo"))
+    assert "typo holds no points of a sweep: check --out." in call(monkeypatch, *options, "--collect")
+    assert "--seeds 0-2: write whole numbers with commas" in call(monkeypatch, *options, "--dry-run", "--seeds", "0-2")

@@ -35,8 +35,8 @@ QUICK = TracConfig(steps=60, bc_steps=30)
         (dict(seed=1.5), "seed=1.5: must be a valid integer"),
         (dict(log_every=True), "log_every=True: must be a valid integer"),
         (dict(use=None), "use=None: must be 'both', 'desirable' or 'undesirable'"),
-        (dict(hidden=128), "hidden=128: must be a valid tuple"),
-        (dict(hidden="128"), "hidden='128': must be a valid tuple"),
+        (dict(hidden=128), "hidden=128: must be a tuple, such as \\(64, 64\\)"),
+        (dict(hidden="128"), "hidden='128': must be a tuple"),
         (dict(hidden=(0,)), r"hidden=\(0,\): entry 0 must be greater than or equal to 1"),
     ],
 )

@@ -66,6 +66,21 @@ def test_use_masks_the_loss_term_and_nothing_else():
     assert torch.isclose(parts[0], expected)
 
 
+def test_shapes_that_do_not_belong_together_are_refused():
+    score, eight = torch.zeros(200, 8), torch.ones(8)
+    assert trac_loss(score, eight, eight, eta=0.5)[0].shape == (200,)
+    for weight, label, message in (
+        (torch.ones(8, 1), eight, r"weight has shape \(8, 1\) and score \(200, 8\)"),
+        (eight, torch.ones(200, 1), r"label has shape \(200, 1\)"),
+        (eight, torch.ones(3, 200, 8), r"label has shape \(3, 200, 8\)"),
+        (torch.tensor(1.0), eight, r"weight has shape \(\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            trac_loss(score, weight, label, eta=0.5)
+    with pytest.raises(ValueError, match="use='undesired' must be one of both, desirable, undesirable"):
+        trac_loss(score, eight, eight, eta=0.5, use="undesired")
+
+
 def test_clamp_stops_the_gradient_beyond_it():
     score = torch.tensor([-30.0, -1.0], requires_grad=True)
     trac_loss(score, torch.ones(2), torch.ones(2), eta=1.0, clamp=1e-6)[0].backward()

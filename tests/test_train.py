@@ -183,8 +183,8 @@ def test_options_that_make_no_sense_are_refused(data):
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="sees 0 CUDA devices: use device='cpu'"):
             trac.train(data, QUICK, device="cuda")
-    for every in (0, np.nan):
-        with pytest.raises(ConfigError, match=f"checkpoint_every={every} must be at least 1"):
+    for every in (0, np.nan, "5"):
+        with pytest.raises(ConfigError, match=f"checkpoint_every={every!r} must be a whole number, at least 1"):
             trac.train(data, QUICK, checkpoint_every=every)
     with pytest.raises(ConfigError, match="device='gpu' is none of torch's"):
         trac.train(data, QUICK, device="gpu")
@@ -208,6 +208,16 @@ def test_folders_are_what_they_seem(data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     trac.train(data, QUICK, out="~/run", progress=False)
     assert trac.load_run("~/run").config == QUICK and (tmp_path / "run").is_dir() and not (tmp_path / "~").exists()
+
+
+def test_a_run_that_goes_on_from_nothing_says_so(data, tmp_path, capsys):
+    config, message = QUICK.replace(steps=4, bc_steps=2), "holds no checkpoint: the training starts at update 1"
+    for said in (True, False):  # the second time there is one
+        trac.train(data, config, out=tmp_path / "run", resume=True)
+        assert (message in capsys.readouterr().err) is said
+    trac.train(data, config, progress=False).save(tmp_path / "saved")
+    with pytest.raises(ConfigError, match="saved holds a finished run and no checkpoint to go on from"):
+        trac.train(data, config.replace(seed=1), out=tmp_path / "saved", resume=True)
 
 
 def test_a_task_without_simulator_is_refused_before_the_training():

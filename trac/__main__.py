@@ -76,6 +76,10 @@ def sweep(
     from trac.experiments import sweep as runner
 
     failed: dict[str, str] = {}
+    if seeds and not re.fullmatch(r"\d+(, *\d+)*", seeds):
+        raise ValueError(f"--seeds {seeds}: write whole numbers with commas between them, such as 0,1,2.")
+    if collect and not any(out.glob(runner.POINTS)):
+        raise ValueError(f"{out} holds no points of a sweep: check --out.")
     if not collect:
         fixed = [*set, f"seeds=[{seeds}]"] if seeds else list(set)
         points, removed = grids.plan(runner.parameters(notebook), grid, fixed, where)
@@ -108,7 +112,7 @@ def reproduce(
         task: name of a task: 3 cost limits, 3 seeds each.
         tasks: a whole suite, or all, in place of one task.
         source: "dsrl" fetches DSRL's file; "packaged" or a file's path try the command out on other data.
-        out: folder for runs, runs.csv and table.csv.
+        out: folder for runs, and for runs.csv and table.csv of the tasks last asked for.
         segment_ratio: for tasks whose ratio the paper does not print; the output says that it was assumed.
         set: name=value, fields of TracConfig that are not to be the paper's, such as
             steps=1000 bc_steps=300 warmup_steps=70.

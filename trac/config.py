@@ -101,9 +101,9 @@ class TracConfig(Settings):
     # optimisation
     batch_size: Count = 16  # segments per update
     learning_rate: Positive = 1e-3  # Adam, first phase
-    bc_steps: CountOrZero = 2_000  # updates of the first phase
+    bc_steps: CountOrZero = 2_000  # updates of the first phase; 0: π_ref is untrained; as many as steps: cloning alone
     steps: Count = 4_000  # updates in all, cloning included
-    warmup_steps: CountOrZero = 200  # updates of linear warm-up in the second phase
+    warmup_steps: CountOrZero = 200  # updates of linear warm-up in the second phase, which may end within it
     lr_multiplier: Positive = 0.1  # second phase's learning rate over the first's
     seed: CountOrZero = 0
     # watching
@@ -163,6 +163,7 @@ def checked(name: str, value: Any, allowed: TypeAdapter[Any]) -> Any:
         first = error.errors()[0]
         entry = "".join(f"entry {index} " for index in first["loc"] if isinstance(index, int))
         reason = first["msg"].replace("Input should be", "must be").replace("Field required", "is missing")
+        reason = reason.replace("a valid tuple", "a tuple, such as (64, 64)")
         raise ConfigError(f"{name}={_plain(value)!r}: {entry}{reason}.") from None
 
 

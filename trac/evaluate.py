@@ -1,6 +1,7 @@
 """Seeded rollouts in the real simulator, scored on DSRL's scale."""
 
 import pickle
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -69,15 +70,18 @@ def evaluate(
     Args:
         policy: anything with `.act(observation (obs_dim,)) -> action (act_dim,)`; see `rollout` for one that keeps
             a memory.
-        task: name in `trac.TASKS`; with `env`, any name, or none.
-        cost_limit: l [cost per episode], for the normalised cost.
+        task: name in `trac.TASKS`; with `env`, any name, or none. A policy of another task is scored, too, where
+            observations and actions have the same sizes.
+        cost_limit: l [cost per episode], for the normalised cost alone: the episodes are the same under any limit. Of
+            a policy that aims at another one, as CDT's can, a warning says so.
         episodes: number of episodes, each in a fresh simulator with a seed of its own.
-        seed: fixes the episodes' seeds.
+        seed: fixes the episodes' seeds, each for one `reset(seed=...)`: an environment of your own that ignores it has
+            other episodes each time.
         workers: processes; defaults to the number of processors. 1 runs in this process.
         env_options: changes of the simulator's dynamics or constraint: see `trac.envs.OPTIONS`.
         env: makes a fresh Gymnasium environment at each call, without arguments. Observations are flat, actions lie
-            in [-1, 1] (gymnasium.wrappers.RescaleAction), `info["cost"]` is there on every step, and episodes end,
-            within 10,000 steps where there is no gymnasium.wrappers.TimeLimit.
+            in [-1, 1] (gymnasium.wrappers.RescaleAction), `info["cost"]` is there on every step and is that step's
+            alone, and episodes end, within 10,000 steps where there is no gymnasium.wrappers.TimeLimit.
         reward_range: (lowest, highest) episode return of a task of your own, such as the data's `reward_range`.
 
     Raises:
@@ -127,6 +131,13 @@ def evaluate_many(
             raise ValueError(f"{type(policy).__name__} has no act(observation): pass a policy, such as run.policy.")
         if not (isinstance(limit, Real) and limit >= 0):
             raise ValueError(f"cost_limit={limit!r} must be 0 or more, or inf for no constraint.")
+        aim = getattr(policy, "target_cost", limit)
+        if limit < float("inf") and np.float32(aim) != np.float32(limit):
+            warnings.warn(
+                f"the policy aims at an episode cost of {aim:g} and is scored under cost_limit={limit:g}: call "
+                f"policy.aim(target_return, {limit:g}) first to have it aim at that.",
+                stacklevel=4,
+            )
     options = dict(env_options or {})
     known = scored_task(task, env, reward_range)
     check_options(known, options)

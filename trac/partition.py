@@ -76,11 +76,12 @@ def partition(
 ) -> Segments:
     """Label segments of the logged episodes.
 
-    T is the longest episode and L = int(T * segment_ratio). A segment is safe when its cost is at most
-    l * L / T. Safe segments are ranked by return: the best `top` are desirable, the worst `bottom`
-    undesirable, the rest is dropped; every unsafe segment is undesirable. Weights follow the paper's
-    equations: from kappa to 1 by return among safe segments, 1 for unsafe ones. The defaults are TracConfig's.
-    Where more than a tenth of the episodes is shorter than L, and has no segment, a warning says so.
+    T is the data's longest episode (of a log cut into pieces, the longest piece, and the limit is then a piece's) and
+    L = int(T * segment_ratio). A segment is safe when its cost is at most l * L / T. Safe segments are ranked by
+    return: the best `top` are desirable, the worst `bottom` undesirable, the rest is dropped; every unsafe segment
+    is undesirable. Weights follow the paper's equations: from kappa to 1 by return among safe segments, 1 for unsafe
+    ones. The defaults are TracConfig's. Where more than a tenth of the episodes is shorter than L, and has no segment,
+    a warning says so.
 
     Args:
         cost_limit: l, per episode; `inf` means no constraint and needs bottom > 0.

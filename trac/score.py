@@ -43,7 +43,7 @@ def trac_loss(
 
     Args:
         score: (..., B).
-        weight: (..., B), the confidence in each label.
+        weight: (..., B), the confidence in each label; leading dimensions may be missing, as of `label`.
         label: (..., B), 1 desirable, 0 undesirable.
         eta: η, a scalar or a tensor that broadcasts against (...).
         clamp: keep σ above this value before the logarithm, as the released code does with 1e-6 (there
@@ -52,10 +52,18 @@ def trac_loss(
 
     Returns:
         loss (...), and accuracy (...): the share of segments whose score has the label's sign.
+
+    Raises:
+        ValueError: `weight` or `label` has another shape, or `use` is another word.
     """
+    for name, x in (("weight", weight), ("label", label)):
+        if not x.dim() or x.shape != score.shape[-x.dim() :]:
+            raise ValueError(f"{name} has shape {tuple(x.shape)} and score {tuple(score.shape)}: make them one.")
+    if use not in (uses := {"both": (1, 1), "desirable": (1, 0), "undesirable": (0, 1)}):
+        raise ValueError(f"use={use!r} must be one of {', '.join(uses)}.")
     desirable = label.sum(-1)
     ratio = eta * desirable / (label.shape[-1] - desirable).clamp(min=1)
-    yes, no = {"both": (1, 1), "desirable": (1, 0), "undesirable": (0, 1)}[use]
+    yes, no = uses[use]
     coefficient = weight * (yes * label + no * ratio.unsqueeze(-1) * (1 - label))
     correct = torch.where(label > 0.5, score, -score)  # 1 - σ(s) = σ(-s)
     log_probability = F.logsigmoid(correct) if clamp is None else torch.sigmoid(correct).clamp(min=clamp).log()

@@ -2,8 +2,10 @@
 
 import os
 import reprlib
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal, TypedDict, TypeVar, Unpack, get_args, overload
 
@@ -31,7 +33,8 @@ _SHARED = (
     *("bc_coef", "log_every", "eval_every", "eval_episodes"),
 )
 
-_TRACES = ("run.json", "[0-9][0-9][0-9]/run.json", "checkpoints/*/*")  # what a run leaves in its folder
+# What a run leaves in its folder: at its end, and on the way.
+_TRACES = (("run.json", "[0-9][0-9][0-9]/run.json"), ("checkpoints/*/*",))
 
 
 class TrainingError(RuntimeError):
@@ -91,9 +94,9 @@ def train(
         config: one config, or a list.
         device: defaults to a GPU where there is one, else the CPU.
         out: folder for checkpoints and the finished run; of a list, each run has a subfolder, from 000 on.
-        resume: go on from the checkpoints in `out`, if there are any; on the CPU, with the same number of
-            threads, to the same bits as without the interruption. Without it a folder that holds a run
-            is refused.
+        resume: go on from the checkpoints in `out`, or from update 1 where there are none, which is said; on the CPU,
+            with the same number of threads, to the same bits as without the interruption. Without it a folder that
+            holds a run is refused.
         progress: show a progress bar.
         checkpoint_every: updates between checkpoints; there is one at the end, too.
         capture: on a GPU, record each phase's update as a graph and replay it; False: launch each kernel, to debug.
@@ -177,8 +180,8 @@ def run_all(
 
     For the rest and the errors see `train`.
     """
-    if not checkpoint_every >= 1:
-        raise ConfigError(f"checkpoint_every={checkpoint_every} must be at least 1.")
+    if not isinstance(checkpoint_every, Integral) or checkpoint_every < 1:
+        raise ConfigError(f"checkpoint_every={checkpoint_every!r} must be a whole number, at least 1.")
     if precision not in get_args(Precision):
         raise ConfigError(f"precision={precision!r} must be 'tf32' or 'float32'.")
     if resume and out is None:
@@ -188,10 +191,17 @@ def run_all(
     options |= dict(checkpoint_every=checkpoint_every, simulator=simulator)
     finished: dict[int, Run] = {}
     with checkpoint.locked(folder):
-        if folder and not resume and any(path for pattern in _TRACES for path in folder.glob(pattern)):
-            raise ConfigError(
-                f"{folder} holds a run already: pass resume=True to go on with an offline method's, or another folder."
-            )
+        if folder:
+            ended, begun = (any(path for p in patterns for path in folder.glob(p)) for patterns in _TRACES)
+            if not resume and (ended or begun):
+                raise ConfigError(
+                    f"{folder} holds a run already: choose another folder, or pass resume=True to go on with it, "
+                    f"which online learners cannot."
+                )
+            if ended and not begun:
+                raise ConfigError(f"{folder} holds a finished run and no checkpoint to go on from: use another folder.")
+            if resume and not begun and progress:
+                print(f"{folder} holds no checkpoint: the training starts at update 1", file=sys.stderr)
         number = -1  # counted by hand, for enumerate() would keep the last group
         for indices, group in groups:
             number += 1
@@ -234,7 +244,7 @@ def config_list(data: Trajectories, config: C | Sequence[C], kind: type[C]) -> l
     configs: list[Any] = list(config) if isinstance(config, Iterable) else [config]
     for c in configs:
         if not isinstance(c, kind):
-            raise ConfigError(f"{c!r} is not a {kind.__name__}: pass one, or a list of them.")
+            raise ConfigError(f"{reprlib.repr(c)} is not a {kind.__name__}: pass one, or a list of them.")
         if c.task != data.task:
             raise ConfigError(
                 f"the config is for {c.task} and the data is of {data.task}: load the data of {c.task}, or set "

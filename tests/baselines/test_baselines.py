@@ -213,7 +213,7 @@ def test_a_run_that_diverges_is_named(data):
 
 
 def test_what_is_wrong_is_refused(data, tmp_path):
-    with pytest.raises(ConfigError, match=r"BCQLagConfig\(.*\) is not a CPQConfig: pass one, or a list of them"):
+    with pytest.raises(ConfigError, match=r"^BCQLagConfig\(.{,30}\) is not a CPQConfig: pass one, or a list of them"):
         cpq(data, small("bcq_lag"))
     with pytest.raises(ConfigError, match="the config is for BallRun and the data is of BallCircle"):
         cpq(data, small("cpq", task="BallRun"), progress=False)

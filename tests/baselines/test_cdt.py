@@ -2,12 +2,14 @@
 
 import dataclasses
 import math
+import warnings
 
 import numpy as np
 import pytest
 import torch
 from baseline_cases import CPU, LONG, learner, one_state, small
 
+import trac
 from trac.baselines.cdt import CDTConfig, cdt, frontier, made_up, to_go
 from trac.baselines.offline import seeded
 from trac.config import ConfigError
@@ -163,6 +165,17 @@ def test_a_policy_whose_state_is_loaded_acts_for_that_states_target(data):
 
 
 @pytest.mark.slow
+def test_a_score_under_another_limit_than_the_one_aimed_at_is_told(data):
+    policy = learner("cdt", data).policy.aim(100.0, 0.1)
+    options = dict(task="BallCircle", episodes=1, workers=1)
+    with pytest.warns(UserWarning, match="aims at an episode cost of 0.1 and is scored under cost_limit=20: call"):
+        trac.evaluate(policy, cost_limit=20, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for limit in (0.1, math.inf):
+            trac.evaluate(policy, cost_limit=limit, **options)
+
+
 def test_cdt_does_what_it_is_asked_for():
     changes = dict(batch_size=32, width=32, heads=2, layers=1, context=5, augment=0.0, sampling_cost=200.0)
     config = CDTConfig(**(LONG | changes), steps=1_500, learning_rate=1e-3, cost_limit=25)

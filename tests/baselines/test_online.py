@@ -167,6 +167,14 @@ def test_ppo_starts_from_the_cloned_policy(data):
 def test_what_is_wrong_is_refused(data):
     with pytest.raises(ConfigError, match=r"PPOLagConfig\(.*\) is not a SACLagConfig: pass one, or a list of them"):
         sac_lag(PPOLagConfig())
+    with pytest.raises(ConfigError, match=r"Trajectories\(.* is not a PPOLagConfig: pass one"):
+        ppo_lag(data)
+    with pytest.raises(ConfigError, match="mine is a task of your own: pass env=, a function"):
+        sac_lag(small(SACLag, task="mine"))
+    with pytest.raises(ConfigError, match="init is a str: pass a policy"):
+        ppo_lag(small(PPOLag), init="not a policy", progress=False)
+    with pytest.raises(ConfigError, match="buffer is a str: pass trajectories"):
+        sac_lag(small(SACLag), buffer="BallRun", progress=False)
     with pytest.raises(ConfigError, match="the config is for BallRun and the buffer's data is of BallCircle"):
         sac_lag(small(SACLag), buffer=data, progress=False)
     with pytest.raises(ConfigError, match="learning_starts=400 must be below steps=400, or nothing is learned"):
@@ -188,6 +196,11 @@ def test_what_is_wrong_is_refused(data):
         small(PPOLag, eval_every=300)
     with pytest.raises(ValueError, match=r"env= needs reward_range=\(lowest, highest\)"):
         ppo_lag(small(PPOLag, task="one_state"), env=OneState, progress=False)
+
+
+def test_an_environment_that_is_taken_for_the_default_task_is_told():
+    with pytest.warns(UserWarning, match="env= is taken for BallCircle, the default task, and scored on its scale"):
+        ppo_lag(small(PPOLag, task="BallCircle", eval_episodes=0), env=OneState, progress=False)
 
 
 def test_a_run_whose_evaluation_fails_is_saved(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import warnings
 
 import h5py
 import numpy as np
@@ -232,6 +233,24 @@ def test_replaced_arrays_are_checked_too(data, change, message):
         dataclasses.replace(data, **change(data))
 
 
+def test_sums_follow_what_is_changed_in_place(data):
+    before = data.returns + data.episode_costs
+    data.rewards[:] += 1
+    data.costs[:] += 1
+    np.testing.assert_allclose(data.returns + data.episode_costs, before + 40, rtol=1e-6)
+
+
+def test_costs_that_are_sums_so_far_are_told(arrays):
+    sums = np.cumsum(arrays["costs"].reshape(12, 20), axis=1).ravel()
+    with pytest.warns(UserWarning, match="the arrays: costs rise within episodes and never fall"):
+        from_arrays("BallCircle", **arrays | {"costs": sums})
+    late = (np.arange(240) % 20 > 15).astype(float)  # outside to the end
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for costs in (arrays["costs"], late, np.ones(240), np.zeros(240)):
+            from_arrays("BallCircle", **arrays | {"costs": costs})
+
+
 def test_an_episode_longer_than_the_task_is_refused(tmp_path, arrays):
     arrays = make_arrays(episodes=30)
     arrays["timeouts"][40:-1] = 0
@@ -349,6 +368,11 @@ def test_paths_of_every_ending_are_paths(tmp_path, arrays, monkeypatch):
     for arguments in ((str(tmp_path / "a.npz"),), ("BallCircle", tmp_path / "a.npz")):
         with pytest.raises(DatasetError, match=r"a\.npz: NumPy's format, not HDF5. Pass its arrays to .*from_arrays"):
             trac.load(*arguments)
+    (tmp_path / "x.csv").write_text("1,2\n")
+    with pytest.raises(DatasetError, match=r"x\.csv: not a readable HDF5 file"):
+        trac.load(str(tmp_path / "x.csv"))
+    with pytest.raises(DatasetError, match=f"{tmp_path.name}: a folder, not a file. Pass the path of a file in it"):
+        trac.load("BallCircle", tmp_path)
     data = from_arrays("made_up", **np.load(tmp_path / "a.npz"))
     write_raw(tmp_path / "mine.HDF5", arrays)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -371,6 +395,10 @@ def test_a_compact_file_has_the_last_observations_only(tmp_path, arrays):
         del file[trajectories.FINAL]
         file[trajectories.FINAL] = final[1:]
     with pytest.raises(DatasetError, match="final_observations has shape .* a row for each episode"):
+        read(path, "BallCircle")
+    with h5py.File(path, "r+") as file:
+        file["next_observations"] = arrays["next_observations"]
+    with pytest.raises(DatasetError, match="it has both next_observations and final_observations"):
         read(path, "BallCircle")
 
 

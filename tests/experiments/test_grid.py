@@ -4,7 +4,7 @@ from trac.config import ConfigError
 from trac.experiments.grid import check_value, plan
 
 DEFAULTS = dict(alpha=0.2, cost_limit=20.0, top=0.5, bottom=0.0, steps=4000, task="BallRun", clamp=None, hidden=[8])
-DEFAULTS |= dict(seeds=[0, 1], wait=0.0)
+DEFAULTS |= dict(seeds=[0, 1], wait=0.0, eval_episodes=20)
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,8 @@ def test_values_take_the_type_of_their_default(name, text, value):
         (["wait=long"], "wait='long': must be a valid number"),
         (["seeds=[0,0.5]"], r"seeds=\(0, 0.5\): entry 1 must be a valid integer"),
         (["seeds=[-1]"], "entry 0 must be greater than or equal to 0"),
-        (["hidden=64,32"], "hidden=64: must be a valid tuple"),
+        (["hidden=64,32"], r"hidden=64: must be a tuple, such as \(64, 64\)"),
+        (["eval_episodes=0"], "eval_episodes=0: a point's result is its scores"),
         (["alpha"], "must have the form name=value"),
         (["alpha=1", "alpha=2"], "alpha is given twice"),
         (["alpha=0.1,0.2,0.10"], "alpha has 0.1 twice"),

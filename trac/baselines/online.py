@@ -4,8 +4,9 @@ Stable-Baselines3's learner sees the reward r - λ c. The multiplier λ follows 
 """
 
 import os
+import reprlib
 import warnings
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from types import ModuleType
@@ -195,7 +196,7 @@ def train_online(
 
     Args:
         config: one of the method's configs, or a list.
-        env: makes the environment of a task of your own, as in `trac.evaluate`.
+        env: makes the environment of the config's task, one of your own or not, as in `trac.evaluate`.
         reward_range: (lowest, highest) episode return, to evaluate on a task of your own.
         device: for the networks.
         out: folder for the finished run; of a list, each run has a subfolder, from 000 on.
@@ -209,17 +210,25 @@ def train_online(
         the cost of all steps so far; evaluation columns where there was one, whose own steps and costs are in neither.
 
     Raises:
-        ConfigError: a config is of another method.
+        ConfigError: a config is of another method, or its task is your own and `env` is missing.
         ValueError: a task of your own is to be evaluated without `reward_range`.
         ImportError: Stable-Baselines3 is not installed.
         EnvError: the environment cannot be learned in, see `trac.envs.checked`.
         MissingSimulator: the task's simulator is not installed.
         TrainingError: an evaluation failed; the runs so far are saved, and in the error's `.runs`.
     """
-    configs: list[Any] = [config] if isinstance(config, Settings) else list(config)
+    configs: list[Any] = list(config) if isinstance(config, Iterable) else [config]
     for c in configs:
         if not isinstance(c, method.Config):
-            raise ConfigError(f"{c!r} is not a {method.Config.__name__}: pass one, or a list of them.")
+            raise ConfigError(f"{reprlib.repr(c)} is not a {method.Config.__name__}: pass one, or a list of them.")
+        if env is None and c.task not in TASKS:
+            raise ConfigError(f"{c.task} is a task of your own: pass env=, a function that makes its environment.")
+        if env is not None and c.task == method.Config.task:
+            warnings.warn(
+                f"env= is taken for {c.task}, the default task, and scored on its scale: name another task in the "
+                f"config, and pass reward_range=, if it is not that.",
+                stacklevel=3,
+            )
         if c.eval_episodes:
             scored_task(c.task, env, reward_range)
     where = find_device(device)

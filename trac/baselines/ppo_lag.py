@@ -73,6 +73,8 @@ class PPOLag(OnlineLearner):
         return model
 
     def _copy(self, init: Policy, layers: list[nn.Linear]) -> None:
+        if not isinstance(init, Policy):
+            raise ConfigError(f"init is a {type(init).__name__}: pass a policy of trac.policy, such as run.policy.")
         if (hidden := tuple(init.settings["hidden"])) != self.config.hidden:
             raise ConfigError(f"init has hidden={hidden} and the config hidden={self.config.hidden}.")
         if (sizes := (init.obs_dim, init.act_dim)) != (wanted := (layers[0].in_features, layers[-1].out_features)):

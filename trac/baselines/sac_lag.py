@@ -48,6 +48,8 @@ class SACLag(OnlineLearner):
     Config = SACLagConfig
 
     def build(self, warm_start: Trajectories | None) -> Any:
+        if not isinstance(warm_start, Trajectories | None):
+            raise ConfigError(f"buffer is a {type(warm_start).__name__}: pass trajectories, such as trac.load(...).")
         config, offline = self.config, 0 if warm_start is None else len(warm_start)
         if not offline and config.learning_starts >= config.steps:
             raise ConfigError(

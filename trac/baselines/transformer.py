@@ -112,6 +112,11 @@ class DecisionTransformer(BaselinePolicy):
         self.start(0)
         return self
 
+    @property
+    def target_cost(self) -> float:
+        """The cost of an episode that is asked for."""
+        return float(self.target[1])
+
     def start(self, seed: int) -> None:
         """Forget the episode. The seed is not used: the policy is deterministic."""
         self.wanted = [self.target.tolist()]

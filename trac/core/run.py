@@ -1,5 +1,6 @@
 """A finished run: its policies, history and record, saved without a pickle and read back."""
 
+import hashlib
 import importlib
 import json
 import os
@@ -52,9 +53,14 @@ class Run:
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write weights (safetensors), config and record (JSON), history (CSV) into a folder.
 
-        A policy is written as its class, the arguments that make it (`settings`) and its `state_dict`.
+        A policy is written as its class, the arguments that make it (`settings`) and its `state_dict`. A run that is in
+        the folder already is replaced.
+
+        Raises FileExistsError for a folder that is a file.
         """
         folder = Path(folder).expanduser()
+        if folder.is_file():
+            raise FileExistsError(f"{folder} is a file, and a run is saved in a folder: choose another name.")
         folder.mkdir(parents=True, exist_ok=True)
         policies = {"policy": self.policy, "reference": self.reference, "best": self.best}
         policies = {name: policy for name, policy in policies.items() if policy is not None}
@@ -63,13 +69,15 @@ class Run:
             for name, policy in policies.items()
             for key, value in policy.state_dict().items()
         }
+        content = safetensors.torch.save(weights)
         manifest = {
             "format": FORMAT,
+            "weights": hashlib.sha256(content).hexdigest(),
             "config": {"class": _name(self.config), "settings": self.config.to_dict()},
             "policies": {name: {"class": _name(p), "settings": p.settings} for name, p in policies.items()},
             "record": self.record,
         }
-        write_file(folder / "weights.safetensors", safetensors.torch.save(weights))
+        write_file(folder / "weights.safetensors", content)
         write_file(folder / "history.csv", self.history.to_csv(index=False).encode())
         write_file(folder / "run.json", json.dumps(manifest, indent=1, allow_nan=False).encode())
         return folder
@@ -89,7 +97,10 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
             found = manifest.get("format", 1)
             raise ValueError(f"it has format {found}, this version reads {FORMAT}; format 1 is of trac-book 0.1")
         config = _class(manifest["config"]["class"], Settings).from_dict(manifest["config"]["settings"])
-        weights = safetensors.torch.load_file(folder / "weights.safetensors")
+        content = (folder / "weights.safetensors").read_bytes()
+        if (digest := hashlib.sha256(content).hexdigest()) != manifest.get("weights", digest):
+            raise ValueError("weights.safetensors is not the file that was saved with run.json")
+        weights = safetensors.torch.load(content)
         policies: dict[str, Any] = {"reference": None, "best": None}
         for name, made in manifest["policies"].items():
             policies[name] = _class(made["class"], nn.Module)(**made["settings"])

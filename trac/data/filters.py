@@ -42,7 +42,7 @@ def filtered(
         outliers_percent: share of the episodes, such as 0.1, that is turned into outliers: out of those with
             at least half of the largest cost and return, some get 1.5 times their rewards and, in random
             steps, a cost below `cost_limit`.
-        cost_limit: dsrl's target cost; for the outliers only.
+        cost_limit: dsrl's target cost; with `outliers_percent` only.
         inpaint_ranges: (cost from, cost to, return from, return to), fractions of the data's range of costs,
             and of the range of returns among episodes of such costs. Episodes in there are left out, but for
             the outliers.
@@ -63,6 +63,8 @@ def filtered(
             f"outliers_percent={outliers_percent} must lie in (0, 1], and needs a cost_limit of 1 or more, below which "
             f"the outliers' costs are."
         )
+    if cost_limit is not None and outliers_percent is None:
+        raise FilterError(f"cost_limit={cost_limit} removes no episode: it is for outliers_percent=, which is missing.")
     for bounds in inpaint_ranges or ():
         if len(bounds) != 4 or not (0 <= bounds[0] <= bounds[1] <= 1 and 0 <= bounds[2] <= bounds[3] <= 1):
             raise FilterError(f"inpaint_ranges: {bounds} must be (cost from, to, return from, to), each in [0, 1].")

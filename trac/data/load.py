@@ -38,7 +38,8 @@ def load(
         FilterError: a filter's number is out of range, or the data does not allow it.
         TypeError: there is no such filter.
     """
-    if isinstance(task, os.PathLike) or Path(str(task)).suffix.lower() in (".hdf5", ".h5", ".npz", ".npy"):
+    suffix = Path(str(task)).suffix.lower()
+    if isinstance(task, os.PathLike) or suffix in (".hdf5", ".h5") or (suffix and source == "packaged"):
         if source != "packaged":
             raise DatasetError(f"{task} is a file, and source={str(source)!r} another: write trac.load(name, source).")
         source = Path(task)

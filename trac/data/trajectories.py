@@ -45,7 +45,8 @@ class Trajectories:
         timeouts: (N,) bool.
         starts: (E,) int64, first transition of each episode.
         lengths: (E,) int64, number of steps of each episode.
-        reward_range: (lowest, highest) episode return, normalised reward 0 and 1.
+        reward_range: (lowest, highest) episode return, normalised reward 0 and 1. `dataclasses.replace` keeps it where
+            rewards change: give a new one, too.
     """
 
     task: str
@@ -102,12 +103,12 @@ class Trajectories:
         """Number of transitions N."""
         return len(self.rewards)
 
-    @cached_property
+    @property
     def returns(self) -> np.ndarray:
         """(E,) float64, undiscounted sum of rewards of each episode."""
         return np.add.reduceat(self.rewards.astype(np.float64), self.starts)
 
-    @cached_property
+    @property
     def episode_costs(self) -> np.ndarray:
         """(E,) float64, undiscounted sum of costs of each episode."""
         return np.add.reduceat(self.costs.astype(np.float64), self.starts)
@@ -238,7 +239,16 @@ def _checked(
         reward_range = (float(returns.min()), float(returns.max()))
     arrays |= dict(starts=starts, lengths=lengths)
     following = later if upcoming is None else upcoming
-    return Trajectories(task=task, **arrays, reward_range=reward_range, _next=following, where=where)
+    data = Trajectories(task=task, **arrays, reward_range=reward_range, _next=following, where=where)
+    rises = np.diff(data.costs, prepend=0)
+    rises[starts] = 0
+    if (rises >= 0).all() and np.add.reduceat(rises > 0, starts, dtype=int).max() > 1:
+        warnings.warn(
+            f"{where}: costs rise within episodes and never fall, as sums of the costs so far do. They must be each "
+            f"step's own.",
+            stacklevel=3,
+        )
+    return data
 
 
 def read(path: str | os.PathLike[str], task: str, reward_range: tuple[float, float] | None = None) -> Trajectories:
@@ -259,6 +269,8 @@ def read(path: str | os.PathLike[str], task: str, reward_range: tuple[float, flo
             raise DatasetError(f"{path}: it says that it is a log of {written}. Load it under that name.")
         arrays = {key: _array(file, key, path) for key in KEYS if key != "next_observations"}
         final = _array(file, FINAL, path) if FINAL in file else None
+        if final is not None and "next_observations" in file:
+            raise DatasetError(f"{path}: it has both next_observations and {FINAL}. Delete one of them.")
         if "next_observations" in file:
             _check_next(_dataset(file, "next_observations", path).shape, np.shape(arrays["observations"]), path)
             later = (path.resolve(), _state(path, arrays["rewards"]))
@@ -338,6 +350,8 @@ def _state(path: Path, rewards: np.ndarray) -> tuple[int, int, str]:
 def _open(path: Path) -> Iterator[h5py.File]:
     """The file, with every error that comes of opening or reading it as a DatasetError."""
     try:
+        if path.is_dir():
+            raise DatasetError(f"{path}: a folder, not a file. Pass the path of a file in it.")
         if path.stat().st_size == 0:
             raise DatasetError(f"{path}: the file is empty. Delete it and fetch or write it again.")
         if path.suffix.lower() in (".npz", ".npy"):
@@ -351,7 +365,7 @@ def _open(path: Path) -> Iterator[h5py.File]:
             yield file
     except DatasetError:
         raise
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+    except (FileNotFoundError, NotADirectoryError):
         raise DatasetError(
             f"{path}: no such file. Check the path, or use trac.load(task) for a packaged dataset."
         ) from None

@@ -50,7 +50,8 @@ def plan(
         where: what must hold of a point: an expression in the parameters for `pandas.DataFrame.query`.
 
     Raises:
-        ConfigError: a name is given twice; a point is no valid TracConfig; none is left; see also `check_value`.
+        ConfigError: a name is given twice; a point is no valid TracConfig, or has no scores; none is left; see also
+            `check_value`.
     """
     axes: dict[str, list[Any]] = {}
     for text, several in [*((g, True) for g in grid), *((f, False) for f in fixed)]:
@@ -69,6 +70,8 @@ def plan(
     if not kept:
         raise ConfigError(f"no point is left: --where {where!r} removes all {len(points)}.")
     for point in kept:
+        if point.get("eval_episodes") == 0:
+            raise ConfigError("eval_episodes=0: a point's result is its scores, and there would be none.")
         try:
             TracConfig().replace(**{name: point[name] for name in point if name in field_types(TracConfig)})
         except ConfigError as error:

@@ -178,7 +178,8 @@ def reproduce(
 
     Args:
         tasks: names in `trac.TASKS`.
-        out: folder; runs.csv has each run's scores, table.csv the comparison.
+        out: folder; runs.csv has each run's scores, table.csv the comparison. Both are of this call's tasks: one with
+            others replaces them, and leaves the runs.
         source: "dsrl", "packaged", or a file (of one task).
         segment_ratio: for tasks whose ratio the paper does not print; the output says that it was assumed.
         changes: fields of TracConfig that are not to be the paper's, to try things out; the output names them.
