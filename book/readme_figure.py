@@ -6,7 +6,7 @@ from pathlib import Path
 import nbformat
 
 ROOT = Path(__file__).resolve().parents[1]
-CHAPTER, NAME = ROOT / "notebooks" / "16_our_results.ipynb", "fig-ours-scores"
+CHAPTER, NAME = ROOT / "notebooks" / "J_our_results.ipynb", "fig-ours-scores"
 COPY = ROOT / "book" / "figures" / "our_results.png"
 
 

@@ -171,7 +171,7 @@ def test_a_page(page, address, browser):
 
 
 def test_the_theme_button_makes_the_page_dark(address, browser):
-    load(browser, address + "notebooks/03_partition.html")
+    load(browser, address + "notebooks/04_partition.html")
     back = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
     for _ in range(3):  # from automatic to light to dark, in an order of the theme's own
         browser.find_element(By.CSS_SELECTOR, "button.theme-switch-button").click()
@@ -182,7 +182,7 @@ def test_the_theme_button_makes_the_page_dark(address, browser):
 
 
 def test_the_explorer_answers_its_sliders_by_key(address, browser):
-    load(browser, address + "notebooks/03_partition.html")
+    load(browser, address + "notebooks/04_partition.html")
     counts = browser.find_element(By.CSS_SELECTOR, "[role=status]")
     for slider in browser.find_elements(By.CSS_SELECTOR, "input[type=range][id^=explorer]"):
         seen = {counts.text}
@@ -193,7 +193,7 @@ def test_the_explorer_answers_its_sliders_by_key(address, browser):
 
 
 def test_the_counts_of_the_explorer_are_those_of_trac_partition(address, browser):
-    load(browser, address + "notebooks/03_partition.html")
+    load(browser, address + "notebooks/04_partition.html")
     browser.execute_script(
         "const limit = document.querySelector('#explorer-limit'); limit.value = 40;"
         "limit.dispatchEvent(new Event('input', {bubbles: true}))"
@@ -208,5 +208,5 @@ def test_the_search_finds_regret(address, browser):
     load(browser, address + "search.html?q=regret")
     WebDriverWait(browser, 20).until(lambda b: b.find_elements(By.CSS_SELECTOR, "#search-results li a"))
     links = browser.find_elements(By.CSS_SELECTOR, "#search-results li a")
-    assert any("04_score" in link.get_attribute("href") for link in links)
+    assert any("05_score" in link.get_attribute("href") for link in links)
     assert not requests(browser, address)

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.colab
 ROOT = Path(__file__).parents[2]
 VERSIONS = "from importlib.metadata import version as v; print(v('torch'), v('numpy'))"
 # The first two as they are, but for a shorter training; the third reads one of the book's tables.
-NOTEBOOKS = {"00_quickstart": {}, "ablation": {"steps": 200, "bc_steps": 100, "seeds": [0]}, "quick_results": {}}
+NOTEBOOKS = {"01_first_policy": {}, "ablation": {"steps": 200, "bc_steps": 100, "seeds": [0]}, "quick_results": {}}
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +68,6 @@ def test_the_notebooks_run_with_nothing_but_the_set_up_cell(colab):
         )
         for name in NOTEBOOKS
     }
-    assert "BC-All is unsafe; TraC is safe" in said["00_quickstart"]
+    assert "BC-All is unsafe; TraC is safe" in said["01_first_policy"]
     assert "changed from the defaults: bc_steps = 100, steps = 200" in said["ablation"]
     assert "safe in how many of the nine rows" in said["quick_results"]

@@ -18,7 +18,7 @@ from trac.partition import partition
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "book" / "explorer.js"
-CHAPTER = ROOT / "notebooks" / "03_partition.ipynb"
+CHAPTER = ROOT / "notebooks" / "04_partition.ipynb"
 NODE = shutil.which("node")
 needs_node = pytest.mark.skipif(NODE is None, reason="node, which runs the explorer's script, is not installed")
 RUN = """

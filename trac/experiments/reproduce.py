@@ -30,7 +30,7 @@ from trac.train import TrainingError, train
 
 PLUS_MINUS = (
     "Δ / s.e. takes the paper's ± as a standard deviation over nine runs. That is an assumption, and 26 rows of BC-All "
-    "in the paper's table are evidence against it (chapter 15): read Δ as a rough measure."
+    "in the paper's table are evidence against it (appendix I): read Δ as a rough measure."
 )
 SEEDS = (0, 10, 20)
 SUITES = {"bullet": "bullet", "safety": "safety_gymnasium", "metadrive": "metadrive"}
