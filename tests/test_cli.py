@@ -40,7 +40,7 @@ def test_errors_are_one_line_without_a_traceback_in_the_words_of_the_command(tmp
         (["--top", "2"], "--top 2.0: must be less than or equal to 1"),
         (["--steps", "9"], "--bc-steps 2000 must be at most --steps 9"),
         (["--task", "AntVelocity"], "--source dsrl fetches DSRL's file"),
-        (["--out", str(tmp_path / "run"), "--eval-episodes", "0"], "holds a run already: pass --resume to go on"),
+        (["--out", str(tmp_path / "run"), "--eval-episodes", "0"], "choose another folder, or pass --resume"),
     ):
         result = run("train", *arguments)
         assert result.returncode == 1 and result.stderr.startswith("error: ") and message in result.stderr

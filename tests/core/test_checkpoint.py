@@ -257,7 +257,7 @@ def test_a_checkpoint_of_the_first_version_is_refused(tmp_path, data):
 
 def test_a_folder_with_a_run_is_not_overwritten(tmp_path, data):
     train(data, CONFIG, out=tmp_path)
-    with pytest.raises(ConfigError, match="holds a run already: pass resume=True"):
+    with pytest.raises(ConfigError, match="holds a run already: choose another folder, or pass resume=True"):
         train(data, CONFIG, out=tmp_path)
 
 
