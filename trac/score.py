@@ -65,7 +65,8 @@ def trac_loss(
     ratio = eta * desirable / (label.shape[-1] - desirable).clamp(min=1)
     yes, no = uses[use]
     coefficient = weight * (yes * label + no * ratio.unsqueeze(-1) * (1 - label))
-    correct = torch.where(label > 0.5, score, -score)  # 1 - σ(s) = σ(-s)
+    positive = label > 0.5
+    correct = torch.where(positive, score, -score)  # 1 - σ(s) = σ(-s)
     log_probability = F.logsigmoid(correct) if clamp is None else torch.sigmoid(correct).clamp(min=clamp).log()
-    accuracy = ((score > 0) == (label > 0.5)).to(score.dtype).mean(-1)
+    accuracy = ((score > 0) == positive).to(score.dtype).mean(-1)
     return -(coefficient * log_probability).mean(-1), accuracy

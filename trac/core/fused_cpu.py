@@ -8,6 +8,7 @@ has just written. `Policy.forward` under autograd is the same function; the test
 """
 
 import itertools
+from functools import cache
 
 import numpy as np
 import torch
@@ -91,6 +92,7 @@ class FusedMLP:
             weight.mul_(self.scale)
 
 
+@cache
 def dropout_threshold(p: float) -> tuple[torch.dtype, int]:
     """How dropout compares random integers: (dtype, t) such that the unit is kept when the integer is above t.
 
@@ -102,6 +104,7 @@ def dropout_threshold(p: float) -> tuple[torch.dtype, int]:
     return dtype, info.min + round(p * 2**info.bits) - 1
 
 
+@cache
 def dropout_scale(p: float) -> float:
     """1 / (1 - p) for the realised p, by which kept units are multiplied."""
     dtype, threshold = dropout_threshold(p)
