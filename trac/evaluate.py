@@ -152,6 +152,12 @@ def evaluate_many(
     results = []
     for index, limit in enumerate(cost_limits):
         frame = pd.DataFrame(rows[index * episodes : (index + 1) * episodes])
+        if episodes > 1 and not frame[["return", "cost", "length"]].nunique().gt(1).any():
+            warnings.warn(
+                f"the {episodes} episodes are all the same, and say as much as one: the environment draws nothing from "
+                f"its seed.",
+                stacklevel=4,
+            )
         frame["normalized_reward"] = known.normalized_reward(frame["return"])
         frame["normalized_cost"] = known.normalized_cost(frame["cost"], limit)
         results.append(Evaluation(known.name, limit, frame))

@@ -28,12 +28,15 @@ def bootstrap_interval(
         seed: of the resampling.
 
     Raises:
-        ValueError: the values are not in one row, or there are none; the level is not between 0 and 1.
+        ValueError: the values are not in one row, or there are none; the level is not between 0 and 1; there are
+            fewer than 100 resamples.
 
     Returns:
         Both ends; NaN for a single value, which says nothing of the spread.
     """
     values = _row(values, level)
+    if resamples < 100:
+        raise ValueError(f"resamples={resamples} must be at least 100.")
     if len(values) == 1:
         return float("nan"), float("nan")
     generator = np.random.default_rng(seed)
@@ -116,8 +119,8 @@ def differences(runs: pd.DataFrame, by: Sequence[str], setting: str, baseline: A
     """
     by = _names(by)
     keys, scores, runs = [*by, "seed"], ["normalized_reward", "normalized_cost"], _checked(runs, [*by, setting])
-    base = runs[runs[setting] == baseline].set_index(keys)[scores]
-    others = runs[runs[setting] != baseline].set_index(keys)
+    at_baseline = runs[setting].isna() if pd.isna(baseline) else runs[setting] == baseline
+    base, others = runs[at_baseline].set_index(keys)[scores], runs[~at_baseline].set_index(keys)
     missing = others.index.difference(base.index)
     if len(missing):
         raise ValueError(f"{setting}={baseline!r} must have one run for each of {keys}; wrong for {list(missing)[:3]}.")
@@ -146,6 +149,8 @@ def _checked(runs: pd.DataFrame, settings: Sequence[str]) -> pd.DataFrame:
     needed = [*settings, "seed", "normalized_reward", "normalized_cost"]
     if missing := [name for name in needed if name not in runs]:
         raise ValueError(f"the table has no column {', '.join(missing)}; it has {', '.join(map(str, runs))}.")
+    if not len(runs):
+        raise ValueError("the table has no rows.")
     keys = needed[: len(settings) + 1]
     twice = runs[runs.duplicated(keys)]
     if len(twice):
@@ -155,6 +160,8 @@ def _checked(runs: pd.DataFrame, settings: Sequence[str]) -> pd.DataFrame:
             f"as the rows of the last model, or name the column in which they differ."
         )
     for score in needed[-2:]:
+        if not pd.api.types.is_numeric_dtype(runs[score]):
+            raise ValueError(f"{score} holds {runs[score].dtype}: make numbers of it, by astype(float).")
         absent = runs[score].isna()
         # Without a constraint no run has a normalised cost.
         if (absent.groupby([runs[name] for name in settings], dropna=False).nunique() > 1).any():
@@ -165,6 +172,8 @@ def _checked(runs: pd.DataFrame, settings: Sequence[str]) -> pd.DataFrame:
 def _row(values: ArrayLike, level: float) -> np.ndarray:
     if not 0 < level < 1:
         raise ValueError(f"level={level} must lie between 0 and 1, such as 0.95.")
+    if np.ma.is_masked(values):
+        raise ValueError("some of the values are masked: pass those that count, as values.compressed().")
     row = np.asarray(values, dtype=np.float64)
     if row.ndim != 1 or not len(row):
         raise ValueError(

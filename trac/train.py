@@ -3,6 +3,7 @@
 import os
 import reprlib
 import sys
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from numbers import Integral
@@ -116,6 +117,14 @@ def train(
     """
     configs = config_list(data, config, TracConfig)
     segments = [segments_of(data, c) for c in configs]
+    for c, s in zip(configs, segments, strict=True):
+        share = float(s.labels.mean())
+        if (lacking := share**c.batch_size + (1 - share) ** c.batch_size) > 0.9:
+            warnings.warn(
+                f"{lacking:.0%} of the batches will have segments of one class only, which leave η without effect and "
+                f"may leave nothing to learn: {share:.1%} of the segments are desirable and batch_size={c.batch_size}.",
+                stacklevel=2,
+            )
     options: dict[str, Any] = dict(out=out, resume=resume, progress=progress, checkpoint_every=checkpoint_every)
     options |= dict(device=device, capture=capture, precision=precision, single=isinstance(config, TracConfig))
     return train_on(data, configs, segments, **options)

@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib
+import io
 import json
 import os
 import platform
@@ -69,16 +70,19 @@ class Run:
             for name, policy in policies.items()
             for key, value in policy.state_dict().items()
         }
-        content = safetensors.torch.save(weights)
+        contents = {
+            "weights.safetensors": safetensors.torch.save(weights),
+            "history.csv": self.history.to_csv(index=False).encode(),
+        }
         manifest = {
             "format": FORMAT,
-            "weights": hashlib.sha256(content).hexdigest(),
+            "files": {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()},
             "config": {"class": _name(self.config), "settings": self.config.to_dict()},
             "policies": {name: {"class": _name(p), "settings": p.settings} for name, p in policies.items()},
             "record": self.record,
         }
-        write_file(folder / "weights.safetensors", content)
-        write_file(folder / "history.csv", self.history.to_csv(index=False).encode())
+        for name, content in contents.items():
+            write_file(folder / name, content)
         write_file(folder / "run.json", json.dumps(manifest, indent=1, allow_nan=False).encode())
         return folder
 
@@ -97,10 +101,11 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
             found = manifest.get("format", 1)
             raise ValueError(f"it has format {found}, this version reads {FORMAT}; format 1 is of trac-book 0.1")
         config = _class(manifest["config"]["class"], Settings).from_dict(manifest["config"]["settings"])
-        content = (folder / "weights.safetensors").read_bytes()
-        if (digest := hashlib.sha256(content).hexdigest()) != manifest.get("weights", digest):
-            raise ValueError("weights.safetensors is not the file that was saved with run.json")
-        weights = safetensors.torch.load(content)
+        contents = {name: (folder / name).read_bytes() for name in ("weights.safetensors", "history.csv")}
+        for name, content in contents.items():
+            if (digest := hashlib.sha256(content).hexdigest()) != manifest.get("files", {}).get(name, digest):
+                raise ValueError(f"{name} is not the file that was saved with run.json")
+        weights = safetensors.torch.load(contents["weights.safetensors"])
         policies: dict[str, Any] = {"reference": None, "best": None}
         for name, made in manifest["policies"].items():
             policies[name] = _class(made["class"], nn.Module)(**made["settings"])
@@ -108,7 +113,7 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
                 {key.removeprefix(f"{name}."): x for key, x in weights.items() if key.startswith(f"{name}.")}
             )
         policy = policies.pop("policy")
-        history, record = pd.read_csv(folder / "history.csv"), manifest["record"]
+        history, record = pd.read_csv(io.BytesIO(contents["history.csv"])), manifest["record"]
     except (*_UNREADABLE, safetensors.SafetensorError) as error:
         raise ConfigError(f"{folder}: the run cannot be read ({error}). Train it again.") from error
     return Run(config=config, policy=policy, history=history, record=record, **policies)

@@ -128,7 +128,7 @@ def open_env(task: str, env: MakeEnv | None = None, env_options: Mapping[str, fl
         raise EnvError(
             f"env={env!r} must be a function that makes a fresh environment, such as lambda: gymnasium.make('...')."
         )
-    return Checked(env() if env else make(task, env_options))
+    return Checked(env()) if env else Checked(make(task, env_options), clips=True)
 
 
 @contextmanager

@@ -60,6 +60,8 @@ def plan(
             raise ConfigError(f"{text!r} must have the form name=value" + (",value,..." if several else "") + ".")
         if name in axes:
             raise ConfigError(f"{name} is given twice.")
+        if name == "seeds" and several and values[0] not in "[(":
+            raise ConfigError(f"{text!r}: each value of seeds is a list. For one list write --seeds {values}.")
         parts = _split(values) if several else [values]
         axes[name] = [check_value(name, part, defaults) for part in parts]
         for listed in [axes[name], axes[name][0]] if name == "seeds" else [axes[name]]:

@@ -124,7 +124,7 @@ def reward_cost(table: pd.DataFrame, ax: Axes) -> None:
             for axis, name in (("xerr", "normalized_cost"), ("yerr", "normalized_reward"))
         }
         look: dict[str, Any] = dict(
-            color=COLORS[method], marker=MARKERS[method], linestyle=":", capsize=2, label=method
+            color=COLORS.get(method), marker=MARKERS.get(method, "o"), linestyle=":", capsize=2, label=method
         )
         ax.errorbar(points.normalized_cost, points.normalized_reward, **bars, **look)
         for x, y, limit in zip(points.normalized_cost, points.normalized_reward, points.cost_limit, strict=True):
