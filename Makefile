@@ -120,9 +120,9 @@ lock: $(TOOLS)/.stamp # requirements.lock from pyproject.toml and constraints.tx
 	mv _build/new.lock requirements.lock
 
 audit: $(STAMP) $(TOOLS)/.stamp # licences.csv, and what is known against the locked versions
-	$(TOOLS)/bin/pip-licenses --python $(BIN)/python --from=mixed --format=csv --order=name --output-file licences.csv \
-	    --packages $$(sed -n 's/^\([a-z0-9-]*\)==.*/\1/p' requirements.lock constraints.txt)
-	$(TOOLS)/bin/pip-audit --disable-pip --no-deps --requirement requirements.lock
+	$(TOOLS)/bin/pip-licenses --python $(BIN)/python --with-system --from=mixed --format=csv --order=name \
+	    --output-file licences.csv --packages $$(sed -n 's/^\([a-z0-9-]*\)==.*/\1/p' requirements.lock constraints.txt)
+	$(TOOLS)/bin/pip-audit --strict --disable-pip --require-hashes --requirement requirements.lock
 
 $(TOOLS)/.stamp:
 	python3 -m venv $(TOOLS)
