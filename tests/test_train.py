@@ -195,7 +195,9 @@ def test_options_that_make_no_sense_are_refused(data):
         trac.train("BallCircle", QUICK)
     if not torch.cuda.is_available():
         # Which of the two depends on the build of torch: one with CUDA knows what device 0 is.
-        with pytest.raises(ConfigError, match="device=0 is none of torch's|device='0', and torch .* sees 0 CUDA devices"):
+        with pytest.raises(
+            ConfigError, match="device=0 is none of torch's|device='0', and torch .* sees 0 CUDA devices"
+        ):
             trac.train(data, QUICK, device=0)
     for device in ("mps", "meta"):
         with pytest.raises(ConfigError, match=f"device='{device}': trac trains on 'cpu' and 'cuda' alone"):

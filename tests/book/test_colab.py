@@ -1,4 +1,4 @@
-"""The notebooks as Colab runs them: no checkout, torch, numpy and pandas there, no compiler; the set-up cell does the rest.
+"""The notebooks as Colab runs them: torch, numpy and pandas there, no checkout, no compiler; the set-up cell does all.
 
 On Python 3.13 these have the versions that Colab has. The repository is cloned as it was committed: what is not
 committed is not tested.
