@@ -26,7 +26,7 @@ MakeEnv = Callable[[], gym.Env]
 
 
 class MissingSimulator(ImportError):
-    """The package that simulates a task is not installed; the message has the command that installs it."""
+    """The package that simulates a task is not installed; the message has the command and the page."""
 
 
 # What `make` can change of a Bullet task, and its unchanged value.
@@ -113,7 +113,7 @@ def make(task: str | Task, env_options: Mapping[str, float] | None = None) -> gy
     except ImportError as error:
         raise MissingSimulator(
             f"{task.name} cannot be simulated here ({error}). Training needs only the data: set eval_episodes=0. "
-            f"Simulating it needs {suite.NEEDS}"
+            f"Simulating it needs {suite.NEEDS}. What runs without is on the page notebooks/dsrl.ipynb."
         ) from error
     if options:
         bullet.change(env.unwrapped, OPTIONS | dict(options))
