@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -263,6 +264,20 @@ def test_a_full_disk_is_said_and_leaves_earlier_results_intact(tmp_path, small):
         assert (out / "results.csv").read_text() == before and len(collect(out)) == 1
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+@pytest.mark.slow
+def test_the_folder_of_temporary_files_may_be_lost_between_two_points(tmp_path, small, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))  # as Python keeps it after its first use
+    assert sweep.run_point(str(small), str(tmp_path / "point"), dict(alpha=0.3), 1) is None
+    assert (tmp_path / "point" / "result.json").is_file()
+
+
+def test_a_point_that_another_worker_finished_is_not_run_again(tmp_path, small):
+    result = {"parameters": dict(alpha=0.5), "code": "x", "threads": 1, "seconds": 1.0, "runs": []}
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    assert sweep.run_point(str(small), str(tmp_path), dict(alpha=0.5), 1) is None
+    assert json.loads((tmp_path / "result.json").read_text()) == result and not (tmp_path / "calls").exists()
 
 
 def test_a_missing_package_is_named_with_its_command(tmp_path, monkeypatch):
