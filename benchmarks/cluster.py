@@ -134,7 +134,7 @@ def main(only: str | None = None, folder: Path | None = None) -> None:
     folder = (folder or Path(tempfile.mkdtemp())).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     reference = folder / "reference"
-    if start(reference, folder / "log", ["-m", "trac", "sweep"]).wait():
+    if not (reference / "results.csv").is_file() and start(reference, folder / "log", ["-m", "trac", "sweep"]).wait():
         raise SystemExit(f"the sweep on one process failed: {folder / 'log'}")
     for trial in TRIALS if only is None else [only]:
         place = folder / trial.replace(" ", "-")
