@@ -32,7 +32,7 @@ TRIALS = {  # what goes wrong, and settings of the jobs or of Dask
     "a job is killed, kernel and all": {},
     "every job ends after a minute": dict(walltime="00:01:00"),
     "a node stands still for 40 seconds": {},
-    "a node stands still and is given up": dict(DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL="20s"),
+    "a node stands still and is given up": dict(DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL="60s"),
     "the shared disk fills up": {},
     "a node's own disk fills up": {},
     "the scheduler is killed": {},
@@ -68,7 +68,7 @@ def disturb(trial: str, out: Path, sweep: subprocess.Popen, kernel: psutil.Proce
     elif trial.startswith("a node stands still"):
         for process in (worker, kernel):
             process.suspend()
-        time.sleep(40)
+        time.sleep(90 if "given up" in trial else 40)
         for process in (worker, kernel):
             process.resume()
     elif trial == "the shared disk fills up":
