@@ -30,7 +30,6 @@ TRIALS = {  # what goes wrong, and settings of the jobs or of Dask
     "nothing": {},
     "a worker is killed": {},
     "a job is killed, kernel and all": {},
-    "every job ends after a minute": dict(walltime="00:01:00"),
     "a node stands still for 40 seconds": {},
     "a node stands still and is given up": dict(DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL="60s"),
     "the shared disk fills up": {},
