@@ -7,6 +7,7 @@ command again until it ends well. The results are compared with those of one pro
 """
 
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -95,7 +96,7 @@ def run(trial: str, out: Path, reference: Path) -> dict[str, object]:
     options = dict(TRIALS[trial])
     variables = {name: options.pop(name) for name in list(options) if name.startswith("DASK")}
     if trial == "a node's own disk fills up":
-        options["job_script_prologue"] = [OWN.format(out.parent / "own")]
+        options["job_script_prologue"] = [OWN.format(shlex.quote(str(out.parent / "own")))]
     while code and calls < 5:
         calls += 1
         sweep = start(out, out.parents[1] / "log", ["-c", SLURM.format(JOB | options)], **variables)
