@@ -28,7 +28,6 @@ JOB = dict(cores=1, processes=1, memory="4GB", walltime="00:30:00")
 SLURM = "import sys; sys.path.insert(0, 'book'); import slurm; slurm.JOBS = 2; slurm.JOB |= {}; slurm.main()"
 OWN = "test $((SLURM_JOB_ID % 2)) = 0 && export TMPDIR={}"  # one of the two jobs
 TRIALS = {  # what goes wrong, and settings of the jobs or of Dask
-    "nothing": {},
     "a worker is killed": {},
     "a job is killed, kernel and all": {},
     "a node stands still for 40 seconds": {},
