@@ -69,7 +69,8 @@ def disturb(trial: str, out: Path, sweep: subprocess.Popen, kernel: psutil.Proce
             process.suspend()
         time.sleep(90 if "given up" in trial else 40)
         for process in (worker, kernel):
-            process.resume()
+            if process.is_running():  # the nanny kills a worker that was given up
+                process.resume()
     elif trial == "the shared disk fills up":
         fill(out.parent / "filler")
         sweep.wait()
