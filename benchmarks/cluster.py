@@ -27,20 +27,19 @@ GRID += " warmup_steps=50 hidden=[32] segment_ratio=0.25 eval_episodes=2"
 JOB = dict(cores=1, processes=1, memory="4GB", walltime="00:30:00")
 SLURM = "import sys; sys.path.insert(0, 'book'); import slurm; slurm.JOBS = 2; slurm.JOB |= {}; slurm.main()"
 OWN = "test $((SLURM_JOB_ID % 2)) = 0 && export TMPDIR={}"  # one of the two jobs
-TRIALS = {  # what goes wrong, and settings of the jobs or of Dask
-    "a worker is killed": {},
-    "a job is killed, kernel and all": {},
-    "a node stands still for 40 seconds": {},
-    "a node stands still and is given up": dict(DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL="60s"),
-    "the shared disk fills up": {},
-    "a node's own disk fills up": {},
-    "the scheduler is killed": {},
-}
+TRIALS = (
+    "a worker is killed",
+    "a job is killed, kernel and all",
+    "a node stands still for 40 seconds",
+    "the shared disk fills up",
+    "a node's own disk fills up",
+    "the scheduler is killed",
+)
 
 
-def start(out: Path, log: Path, program: list[str], **variables: str) -> subprocess.Popen:
+def start(out: Path, log: Path, program: list[str]) -> subprocess.Popen:
     call = [sys.executable, *program, "notebooks/ablation.ipynb", "--out", str(out), *GRID.split()]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"} | variables
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with log.open("a") as file:
         return subprocess.Popen(call, cwd=ROOT, env=environment, stdout=file, stderr=file)
 
@@ -64,13 +63,12 @@ def disturb(trial: str, out: Path, sweep: subprocess.Popen, kernel: psutil.Proce
         worker.kill()
     elif trial.startswith("a job is killed"):
         subprocess.run(["scancel", "--full", "--signal=KILL", job], check=True)
-    elif trial.startswith("a node stands still"):
+    elif trial == "a node stands still for 40 seconds":
         for process in (worker, kernel):
             process.suspend()
-        time.sleep(90 if "given up" in trial else 40)
+        time.sleep(40)
         for process in (worker, kernel):
-            if process.is_running():  # the nanny kills a worker that was given up
-                process.resume()
+            process.resume()
     elif trial == "the shared disk fills up":
         fill(out.parent / "filler")
         sweep.wait()
@@ -93,18 +91,18 @@ def fill(path: Path) -> None:
 def run(trial: str, out: Path, reference: Path) -> dict[str, object]:
     """One row of the table."""
     began, calls, code = time.perf_counter(), 0, 1
-    options = dict(TRIALS[trial])
-    variables = {name: options.pop(name) for name in list(options) if name.startswith("DASK")}
+    job = dict(JOB)
     if trial == "a node's own disk fills up":
-        options["job_script_prologue"] = [OWN.format(shlex.quote(str(out.parent / "own")))]
+        job["job_script_prologue"] = [OWN.format(shlex.quote(str(out.parent / "own")))]
     while code and calls < 5:
         calls += 1
-        sweep = start(out, out.parents[1] / "log", ["-c", SLURM.format(JOB | options)], **variables)
+        sweep = start(out, out.parents[1] / "log", ["-c", SLURM.format(job)])
         if calls == 1:
             while not (kernel := training(out)) and sweep.poll() is None:
                 time.sleep(0.1)
-            if kernel:
-                disturb(trial, out, sweep, kernel)
+            if kernel is None:
+                raise SystemExit(f"{trial}: the sweep ended before a point had a checkpoint: {out.parents[1] / 'log'}")
+            disturb(trial, out, sweep, kernel)
         code = sweep.wait()
     table = pd.read_csv(out / "results.csv")
     files = [path.relative_to(reference) for path in reference.glob("points/*/run/*/weights.safetensors")]
@@ -148,7 +146,7 @@ def main(only: str | None = None, folder: Path | None = None) -> None:
             subprocess.run(["umount", "-l", place / "disk"], check=True)
         before = read(RESULTS / "cluster.csv", list(row))
         rows = pd.concat([before[before.trial != trial], pd.DataFrame([row])])
-        rows = rows.sort_values("trial", key=lambda names: names.map(list(TRIALS).index))
+        rows = rows.sort_values("trial", key=lambda names: names.map(TRIALS.index))
         write(rows, RESULTS / "cluster.csv", "benchmarks/cluster.py")
 
 
