@@ -10,6 +10,7 @@ import hashlib
 import importlib
 import json
 import os
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
@@ -94,10 +95,13 @@ def run_point(notebook: str, folder: str, point: dict[str, Any], threads: int) -
     # A kernel whose worker was killed notices within seconds, and lets go of its run.
     with FileLock(place / "run" / ".lock", timeout=60):
         pass
+    if _rows(place) is not None:  # by a worker that its scheduler had given up
+        return None
     made_by = {"parameters": point, "code": code_hash(Path(notebook))}
     write_file(place / "point.json", json.dumps(made_by, indent=1).encode())
     os.environ |= {"OMP_NUM_THREADS": str(threads), "LOKY_MAX_CPU_COUNT": str(threads), "TQDM_DISABLE": "1"}
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
+    tempfile.tempdir = None  # found anew for the kernel's connection: the disk of the last one may be full by now
     try:
         with (place / "log.txt").open("a") as log:
             papermill.execute_notebook(
@@ -220,7 +224,8 @@ def on_dask(
         retries: how often a call that raises is made again.
 
     Yields:
-        Name, and what the function returned or raised, in the order in which they finish.
+        Name, and what the function returned or raised, in the order in which they finish. Where the scheduler is
+        lost, a ConnectionError for each call that is not finished.
     """
     if workers < 1:
         raise ValueError(f"workers={workers} must be at least 1.")
@@ -235,4 +240,7 @@ def on_dask(
             for name, arguments in calls.items()
         }
         for future in tqdm(dask.as_completed(list(futures)), total=len(futures), desc="points"):
-            yield futures[future], future.exception() if future.status == "error" else future.result()
+            if future.status == "cancelled":
+                yield futures[future], ConnectionError("the scheduler was lost; the same command goes on")
+            else:
+                yield futures[future], future.exception() if future.status == "error" else future.result()
