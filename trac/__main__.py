@@ -144,6 +144,17 @@ def reproduce(
     )
 
 
+def doctor(network: bool = False) -> None:
+    """Say what is installed, what can be simulated, and what to do about each gap: the text for a bug report.
+
+    Args:
+        network: ask DSRL's mirrors for an answer, too; without it nothing is sent.
+    """
+    from trac.doctor import report
+
+    print(report(network))
+
+
 def _exit(failed: dict[str, str]) -> None:
     for name, error in failed.items():
         print(f"failed: {name}: {error}", file=sys.stderr)
@@ -161,7 +172,7 @@ def as_flags(message: str) -> str:
 
 
 def main() -> None:
-    commands: dict[str, Any] = {"train": train, "sweep": sweep, "reproduce": reproduce}
+    commands: dict[str, Any] = {"train": train, "sweep": sweep, "reproduce": reproduce, "doctor": doctor}
     try:
         tyro.extras.subcommand_cli_from_dict(commands, prog="python -m trac")
     except (ValueError, ImportError, OSError, RuntimeError, MemoryError) as error:

@@ -24,12 +24,16 @@ def dsrl_folder() -> Path:
     return Path(os.environ.get("DSRL_DATASET_DIR", os.path.expanduser("~/.dsrl/datasets")))
 
 
+def mirrors() -> list[str]:
+    """The base URLs to fetch from: the one in the variable TRAC_DSRL_MIRROR, if there is one, then `MIRRORS`."""
+    return [mirror for mirror in (os.environ.get("TRAC_DSRL_MIRROR", "").rstrip("/"), *MIRRORS) if mirror]
+
+
 def fetch(task: str) -> Path:
     """DSRL's file of a task, downloaded where it is missing.
 
-    The mirrors are the base URL in the variable TRAC_DSRL_MIRROR, if there is one, and then `MIRRORS`. A
-    transfer that was cut is gone on with. A file counts if it is what its name says, see `check`; one that is
-    there already and is not, is left as it is.
+    The mirrors are those of `mirrors()`, one after the other. A transfer that was cut is gone on with. A file counts
+    if it is what its name says, see `check`; one that is there already and is not, is left as it is.
 
     Returns:
         The path, in `dsrl_folder()`, where dsrl itself finds the file too.
@@ -59,7 +63,7 @@ def _download(task: str, path: Path) -> None:
     import requests
 
     part, origin, failures = path.with_name(f"{path.name}.part"), path.with_name(f"{path.name}.part.from"), []
-    for mirror in filter(None, [os.environ.get("TRAC_DSRL_MIRROR", "").rstrip("/"), *MIRRORS]):
+    for mirror in mirrors():
         url = f"{mirror}/{path.name}"
         try:
             while not _receive(url, part, origin):
