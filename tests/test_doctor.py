@@ -25,10 +25,22 @@ def below(text, line):
     return lines[next(i for i, found in enumerate(lines) if found.startswith(line)) + 1]
 
 
-def test_the_command_with_a_simulator_hidden_and_one_thread(tmp_path):
+@pytest.fixture
+def hidden(monkeypatch, tmp_path):
+    """Bullet-Safety-Gym cannot be imported, by other processes either."""
     (tmp_path / "bullet_safety_gym.py").write_text("raise ImportError('hidden')")
-    path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
-    result = command(PYTHONPATH=path, OMP_NUM_THREADS="1", TRAC_DSRL_MIRROR="https://name:secret@host.test/x")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+
+
+def test_a_simulator_that_is_missing(hidden):
+    found, to_do = doctor._simulate(**HERE)
+    assert found.startswith("bullet: BallRun cannot be simulated here (hidden). Training needs only the data")
+    assert to_do.startswith("  to do: Bullet-Safety-Gym: pip install pybullet")
+
+
+@pytest.mark.slow  # three processes that import torch
+def test_the_command_with_one_thread(hidden):
+    result = command(OMP_NUM_THREADS="1", TRAC_DSRL_MIRROR="https://name:secret@host.test/x")
     assert result.returncode == 0, result.stderr
     text = result.stdout
     parts = [line for line in text.splitlines() if not line.startswith(" ")]

@@ -34,6 +34,10 @@ class Settings:
     """What the configs of all methods are: frozen dataclasses that check themselves, with these fields among theirs.
 
     Online methods have no `log_every`.
+
+    >>> config = trac.TracConfig(cost_limit=np.inf, bottom=0.25)  # a kind of Settings
+    >>> config.to_dict()["cost_limit"], type(config).from_dict(config.to_dict()) == config
+    ('inf', True)
     """
 
     task: str
@@ -52,7 +56,11 @@ class Settings:
         check_name(self.task)
 
     def replace(self, **changes: Any) -> Self:
-        """A copy with some fields changed. Raises ConfigError for a name that is not a field."""
+        """A copy with some fields changed. Raises ConfigError for a name that is not a field.
+
+        >>> trac.TracConfig(cost_limit=20).replace(alpha=0.5, seed=1).alpha
+        0.5
+        """
         cls: Any = type(self)
         for name in changes:
             if name not in field_types(cls):
@@ -61,19 +69,35 @@ class Settings:
         return type(self)(**vars(self) | changes)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, fit for JSON: an infinite limit becomes the string "inf"."""
+        """Plain values, fit for JSON: an infinite limit becomes the string "inf".
+
+        >>> trac.TracConfig().to_dict()["hidden"]
+        [128, 128]
+        """
         values: dict[str, Any] = {name: list(v) if isinstance(v, tuple) else v for name, v in vars(self).items()}
         return values | {"cost_limit": "inf"} if math.isinf(values["cost_limit"]) else values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """The inverse of `to_dict()`."""
+        """The inverse of `to_dict()`.
+
+        >>> trac.TracConfig.from_dict({"task": "BallRun", "cost_limit": "inf", "bottom": 0.25}).cost_limit
+        inf
+        """
         return cls().replace(**(values | {"cost_limit": float(values["cost_limit"])}))
 
 
 @dataclass(frozen=True)
 class TracConfig(Settings):
-    """Everything that can be varied in a run. The defaults are the book's quick settings; see `paper()`."""
+    """Everything that can be varied in a run. The defaults are the book's quick settings; see `paper()`.
+
+    >>> config = trac.TracConfig(task="BallRun", cost_limit=20, alpha=0.5)
+    >>> config.segment_ratio, config.replace(seed=1).seed
+    (1.0, 1)
+    >>> trac.TracConfig(top=2.0)
+    Traceback (most recent call last):
+    trac.config.ConfigError: top=2.0: must be less than or equal to 1.
+    """
 
     # problem
     task: str = "BallCircle"  # name in trac.TASKS, or a task of your own: the data's
@@ -127,6 +151,9 @@ class TracConfig(Settings):
         """The released code's settings for this task, its sampling with replacement and its schedule included.
 
         The segment ratio is published for three tasks only; for the others it must be given.
+
+        >>> trac.TracConfig.paper("BallRun", cost_limit=20).steps
+        100000
         """
         settings = dict(get_task(task).paper)
         if segment_ratio is not None:
@@ -150,13 +177,21 @@ class TracConfig(Settings):
 
 @cache
 def field_types(cls: Any) -> dict[str, TypeAdapter[Any]]:
-    """What each field of a config takes, by its name. Strict: no texts for numbers, no True for 1."""
+    """What each field of a config takes, by its name. Strict: no texts for numbers, no True for 1.
+
+    >>> list(field_types(trac.TracConfig))[:4]
+    ['task', 'cost_limit', 'top', 'bottom']
+    """
     hints = get_type_hints(cls, include_extras=True)
     return {field.name: TypeAdapter(hints[field.name], config=STRICT) for field in dataclasses.fields(cls)}
 
 
 def checked(name: str, value: Any, allowed: TypeAdapter[Any]) -> Any:
-    """The value in plain types, with a tuple for a list. Raises ConfigError, with the name, for what is not allowed."""
+    """The value in plain types, with a tuple for a list. Raises ConfigError, with the name, for what is not allowed.
+
+    >>> checked("hidden", [64, 64], field_types(trac.TracConfig)["hidden"])
+    (64, 64)
+    """
     try:
         return allowed.validate_python(_plain(value))
     except ValidationError as error:

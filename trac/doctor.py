@@ -37,6 +37,9 @@ def report(network: bool = False) -> str:
 
     Args:
         network: ask DSRL's mirrors for an answer, too. Without it nothing is sent.
+
+    Example:
+        >>> print(report())  # starts the simulators  # doctest: +SKIP
     """
     lines = [f"trac {trac.__version__} in {Path(trac.__file__).parent}"]
     for part in (_installed, _simulators, _devices, _threads, _data, *((_mirrors,) if network else ())):

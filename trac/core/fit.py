@@ -112,6 +112,12 @@ def fit(
         CheckpointError: see `trac.core.checkpoint.load`.
         OSError: a checkpoint could not be written; those before it are whole.
         EvaluationFailed: an evaluation raised something; there is a checkpoint from before it.
+
+    Example:
+        >>> config = trac.TracConfig(task="BallRun", steps=4, bc_steps=2, eval_episodes=0)
+        >>> learner = trac.core.learner.learners(data, [trac.partition(data, cost_limit=20)], [config])
+        >>> fit(learner, identity={"algorithm": "trac"}, progress=False)[0].history.step.tolist()
+        [2, 4]
     """
     configs = [config for learner in learners for config in learner.configs]
     config, steps, device, n = configs[0], learners[0].steps, learners[0].device.type, len(configs)
