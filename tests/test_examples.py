@@ -18,6 +18,7 @@ import trac
 ROOT = Path(__file__).parents[1]
 MODULES = re.findall(r"automodule:: (\S+)", (ROOT / "book" / "api.md").read_text())
 REASONS = ("downloads", "trains", "starts ", "needs a GPU", "needs MetaDrive", "needs Safety-Gymnasium")
+REASONS += ("needs tensorboard", "needs mlflow")
 
 
 @pytest.fixture(scope="module")

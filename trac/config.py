@@ -111,7 +111,7 @@ class TracConfig(Settings):
     level: Literal["trajectory", "step"] = "trajectory"  # "step": segments of one step, labelled by its own cost
     # score and loss
     alpha: Positive = 0.2  # temperature of the score
-    gamma: PositiveShare = 0.99  # discount inside a segment
+    gamma: PositiveShare = 0.99  # discount of each step inside a segment
     eta: NonNegative = 0.25  # weight of the undesirable class against the desirable one
     use: Literal["both", "desirable", "undesirable"] = "both"  # one alone: mask the other class's loss term
     clamp: Annotated[float, Field(gt=0, lt=0.5)] | None = None  # 1e-6 repeats the released code's bound on σ(s)
@@ -119,20 +119,20 @@ class TracConfig(Settings):
     reference: Literal["bc", "initial", "none"] = "bc"  # "initial": the untrained weights; "none": score without it
     init: Literal["reference", "fresh"] = "reference"  # second phase starts from the cloned or the untrained weights
     # policy
-    policy: Literal["deterministic", "gaussian"] = "deterministic"
+    policy: Literal["deterministic", "gaussian"] = "deterministic"  # "gaussian": learns a standard deviation, too
     hidden: Widths = (128, 128)  # widths of the hidden layers
     dropout: Dropout = 0.25  # probability of dropping a hidden unit while training
     # optimisation
     batch_size: Count = 16  # segments per update
-    learning_rate: Positive = 1e-3  # Adam, first phase
+    learning_rate: Positive = 1e-3  # of Adam in the first phase
     bc_steps: CountOrZero = 2_000  # updates of the first phase; 0: π_ref is untrained; as many as steps: cloning alone
     steps: Count = 4_000  # updates in all, cloning included
     warmup_steps: CountOrZero = 200  # updates of linear warm-up in the second phase, which may end within it
     lr_multiplier: Positive = 0.1  # second phase's learning rate over the first's
-    seed: CountOrZero = 0
+    seed: CountOrZero = 0  # of initial weights, batches and dropout; of the episodes that evaluate
     # watching
     eval_every: CountOrZero = 0  # updates between evaluations; 0: only at the end
-    eval_episodes: CountOrZero = 20  # per evaluation; 0: never evaluate
+    eval_episodes: CountOrZero = 20  # episodes per evaluation; 0: never evaluate
     log_every: Count = 50  # updates per row of the history
 
     def __post_init__(self) -> None:

@@ -16,6 +16,7 @@ from trac.core import checkpoint
 from trac.core.fit import EvaluationFailed, Learner, fit
 from trac.core.learner import learners, runs_that_fit
 from trac.core.run import Run
+from trac.core.trackers import Tracker, careful
 from trac.data.files import fingerprint
 from trac.data.tasks import TASKS
 from trac.data.trajectories import Trajectories
@@ -62,6 +63,7 @@ class Options(TypedDict, total=False):
     checkpoint_every: int
     capture: bool
     precision: Precision
+    tracker: Tracker | None
 
 
 @overload
@@ -83,6 +85,7 @@ def train(
     checkpoint_every: int = 500,
     capture: bool = True,
     precision: Precision = "tf32",
+    tracker: Tracker | None = None,
 ) -> Run | list[Run]:
     """Train TraC: partition, clone π_ref, then classify segments by their score.
 
@@ -102,6 +105,8 @@ def train(
         capture: on a GPU, record each phase's update as a graph and replay it; False: launch each kernel, to debug.
         precision: of the matrix products on a GPU: "tf32" keeps 10 bits of the mantissa, "float32" all 23, and is
             several times slower. A CPU has float32 alone.
+        tracker: called with each row of the history as it is made, for TensorBoard, MLflow or the like: see
+            `trac.core.trackers`.
 
     Returns:
         A Run, or a list of Runs in the order of the configs.
@@ -126,7 +131,7 @@ def train(
     segments = [segments_of(data, c) for c in configs]
     options: dict[str, Any] = dict(out=out, resume=resume, progress=progress, checkpoint_every=checkpoint_every)
     options |= dict(device=device, capture=capture, precision=precision, single=isinstance(config, TracConfig))
-    return train_on(data, configs, segments, **options)
+    return train_on(data, configs, segments, tracker=tracker, **options)
 
 
 def train_on(
@@ -186,6 +191,7 @@ def run_all(
     precision: Precision = "tf32",
     simulator: Mapping[str, Any] | None = None,
     records: Sequence[Mapping[str, Any]] | None = None,
+    tracker: Tracker | None = None,
 ) -> Run | list[Run]:
     """Fit groups of learners one after the other, keep other processes out of the folder, and save what is finished.
 
@@ -233,7 +239,7 @@ def run_all(
             place = folder / "checkpoints" / f"{number:02d}" if folder and group[0].state else None
             with _products(group[0].device, precision):
                 try:
-                    failure, runs = None, fit(group, folder=place, **options)
+                    failure, runs = None, fit(group, folder=place, tracker=careful(tracker, indices), **options)
                 except EvaluationFailed as error:
                     failure, runs = error.__cause__, error.runs
             for index, run in zip(indices, runs, strict=True):

@@ -21,6 +21,7 @@ from trac.baselines.networks import BaselinePolicy, mlp
 from trac.baselines.recorder import Recorder
 from trac.config import ConfigError, Count, CountOrZero, NonNegative, Positive, Settings, Widths
 from trac.core.run import Run
+from trac.core.trackers import Tracker
 from trac.data.tasks import TASKS
 from trac.envs import MakeEnv, open_env
 from trac.envs.randomness import numpy_state
@@ -204,6 +205,7 @@ def train_online(
     out: str | os.PathLike[str] | None = None,
     progress: bool = True,
     warm_start: Any = None,
+    tracker: Tracker | None = None,
 ) -> Run | list[Run]:
     """Learn in the simulator, one run after the other where a list of configs is given.
 
@@ -217,6 +219,7 @@ def train_online(
         out: folder for the finished run; of a list, each run has a subfolder, from 000 on.
         progress: show a progress bar.
         warm_start: what the method starts from, if anything.
+        tracker: called with each row of the history, see `trac.core.trackers`.
 
     Returns:
         A Run, or a list of Runs. Its policy acts by the mean; its history has a row for each update of the multiplier:
@@ -271,6 +274,7 @@ def train_online(
             out=out,
             progress=progress,
             simulator=simulator,
+            tracker=tracker,
         )
 
 
