@@ -223,7 +223,7 @@ def test_a_sweep_says_what_it_cannot_read(monkeypatch, tmp_path):
     assert "--seeds 0-2: write whole numbers with commas" in call(monkeypatch, *options, "--dry-run", "--seeds", "0-2")
 
 
-@pytest.mark.parametrize("command", ["train", "sweep", "reproduce", "doctor"])
+@pytest.mark.parametrize("command", ["train", "sweep", "reproduce", "page", "doctor"])
 def test_help_explains_every_flag_and_has_an_example(monkeypatch, capsys, command):
     monkeypatch.setenv("COLUMNS", "400")  # a line for each flag
     assert call(monkeypatch, command, "--help") == 0

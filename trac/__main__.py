@@ -156,6 +156,20 @@ def reproduce(
     )
 
 
+def page(results: tyro.conf.Positional[Path], out: Path | None = None) -> None:
+    """Write a table of results as one HTML file, with sorting and filters, that needs no network.
+
+    Example: python -m trac page runs/alpha/results.csv
+
+    Args:
+        results: a CSV file, such as a sweep's results.csv.
+        out: the HTML file; the CSV file's name with .html without it.
+    """
+    from trac.experiments.page import write_page
+
+    print(write_page(results, out))
+
+
 def doctor(network: bool = False) -> None:
     """Say what is installed, what can be simulated, and what to do about each gap: the text for a bug report.
 
@@ -186,7 +200,7 @@ def as_flags(message: str) -> str:
 
 
 def main() -> None:
-    commands: dict[str, Any] = {"train": train, "sweep": sweep, "reproduce": reproduce, "doctor": doctor}
+    commands: dict[str, Any] = {"train": train, "sweep": sweep, "reproduce": reproduce, "page": page, "doctor": doctor}
     try:
         tyro.extras.subcommand_cli_from_dict(commands, prog="python -m trac")
     except (ValueError, ImportError, OSError, RuntimeError, MemoryError) as error:

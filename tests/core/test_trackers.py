@@ -115,6 +115,7 @@ def test_mlflow(data, tmp_path, monkeypatch):
     mlflow = pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     mlflow.set_tracking_uri(tmp_path.as_uri())
+    mlflow.set_experiment("trac")
     with mlflow.start_run() as active:
         run = trac.train(data, CONFIG, progress=False, tracker=trackers.mlflow())
     found = mlflow.MlflowClient().get_metric_history(active.info.run_id, "000/loss")

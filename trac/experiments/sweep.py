@@ -133,8 +133,8 @@ def run_point(notebook: str, folder: str, point: dict[str, Any], threads: int) -
     return None
 
 
-def collect(out: Path) -> pd.DataFrame:
-    """results.csv from the result files: one row for each point, seed and model (last, best).
+def collect(out: str | os.PathLike[str]) -> pd.DataFrame:
+    """A sweep's results as a table, and as results.csv: one row for each point, seed and model (last, best).
 
     >>> place = folder / "points" / point_hash({"alpha": 0.2})
     >>> place.mkdir(parents=True)
@@ -144,6 +144,7 @@ def collect(out: Path) -> pd.DataFrame:
     >>> collect(folder)[["alpha", "seed", "cost"]].values.tolist()
     [[0.2, 0.0, 3.0]]
     """
+    out = Path(out)
     table = pd.DataFrame([row for place in sorted(out.glob(POINTS)) for row in _rows(place) or ()])
     write_file(out / "results.csv", table.to_csv(index=False).encode())
     return table
