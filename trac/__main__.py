@@ -1,4 +1,4 @@
-"""Command line: `python -m trac train --task BallCircle --cost-limit 20 --seed 0`; `python -m trac --help` has the rest."""
+"""Command line: `python -m trac train --task BallCircle --cost-limit 20`; `python -m trac --help` has the rest."""
 
 import re
 import sys
