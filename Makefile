@@ -5,13 +5,15 @@ STAMP := $(VENV)/.stamp
 BIN := $(VENV)/bin
 SAFETY := .venv-safety
 OSRL := _build/osrl
+TOOLS := _build/tools
+EXTRAS := bullet,book,sweep,baselines,tests
 
 # A python3 kernel installed for the user must not win over the one in the virtual environment.
 export JUPYTER_PREFER_ENV_PATH := 1
 unexport JUPYTER_PATH
 
-.PHONY: book notebooks html test test-all test-slow test-notebooks test-osrl test-browser test-colab check-py312 safety test-safety lint links
-.PHONY: bench bench-gpu bench-osrl bench-scale datasets studies suites set-repository clean .venv
+.PHONY: book notebooks html test test-all test-slow test-notebooks test-osrl test-browser test-colab check-py312 check-py313 safety test-safety lint links
+.PHONY: lock audit wheel bench bench-gpu bench-osrl bench-scale datasets studies suites set-repository clean .venv
 
 book: # execute the stale notebooks (FORCE=1: all) and build the book
 	@$(MAKE) --no-print-directory notebooks
@@ -42,6 +44,9 @@ test-osrl: $(OSRL)/.stamp # the baselines' losses against the benchmark's packag
 
 check-py312: # make test with Python 3.12 in an environment of its own
 	$(MAKE) test PYTHON=python3.12 VENV=.venv-3.12
+
+check-py313: # make test and the Colab test with Python 3.13 and Colab's versions
+	$(MAKE) test test-colab PYTHON=python3.13 VENV=.venv-3.13
 
 safety: $(SAFETY)/.stamp # the environment of Safety-Gymnasium and MetaDrive, .venv-safety; needs Python 3.11
 
@@ -96,6 +101,34 @@ suites: $(STAMP) safety # try all 38 tasks: book/results/suites.csv
 	$(BIN)/python book/suites.py
 	$(SAFETY)/bin/python book/suites.py
 
+# From the commit alone, with its time and modes that are the same everywhere.
+wheel: # dist/: the last commit as a wheel, the same bytes each time
+	rm -rf _build/wheel
+	umask 022 && mkdir -p _build/wheel && git -c tar.umask=0022 archive HEAD | tar x -C _build/wheel
+	umask 022 && SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) \
+	    $(or $(PYTHON),$(wildcard $(BIN)/python),python3) -m pip wheel --quiet --no-deps --wheel-dir dist _build/wheel
+
+# torch is not in it, see constraints.txt, nor is triton, which torch brings in the version that it needs.
+COMPILE := $(TOOLS)/bin/uv pip compile --quiet --universal --python-version 3.11.5 --generate-hashes --no-emit-index-url \
+    --no-annotate --no-header
+lock: $(TOOLS)/.stamp # requirements.lock from pyproject.toml and constraints.txt; UPGRADE=1: the newest versions
+	printf '%s; python_version < "3"\n' torch triton >_build/without.txt
+	cp requirements.lock _build/lock.txt
+	$(COMPILE) $(if $(UPGRADE),--upgrade) --all-extras --constraint constraints.txt --override _build/without.txt \
+	    --output-file _build/lock.txt pyproject.toml
+	(echo "# Made by: make lock"; cat _build/lock.txt; $(COMPILE) --no-deps requirements-no-deps.txt) >_build/new.lock
+	mv _build/new.lock requirements.lock
+
+audit: $(STAMP) $(TOOLS)/.stamp # licences.csv, and what is known against the locked versions
+	$(TOOLS)/bin/pip-licenses --python $(BIN)/python --with-system --from=mixed --format=csv --order=name \
+	    --output-file licences.csv --packages $$(sed -n 's/^\([a-z0-9-]*\)==.*/\1/p' requirements.lock constraints.txt)
+	$(TOOLS)/bin/pip-audit --strict --disable-pip --require-hashes --requirement requirements.lock
+
+$(TOOLS)/.stamp:
+	python3 -m venv $(TOOLS)
+	$(TOOLS)/bin/python -m pip install --quiet uv==0.13.9 pip-audit==2.10.1 pip-licenses==5.5.5
+	@touch $@
+
 set-repository: $(STAMP) # URL=...: write the repository's address into every file that names it
 	$(BIN)/python book/repository.py $(URL)
 
@@ -115,7 +148,7 @@ endif
 endif
 endif
 
-$(STAMP): pyproject.toml constraints.txt requirements-no-deps.txt
+$(STAMP): pyproject.toml constraints.txt requirements.lock
 	@for python in $(or $(PYTHON),$(PYTHONS)); do \
 	    $$python -c "import sys; sys.exit(sys.version_info < (3, 11))" 2>/dev/null && found=$$python && break; \
 	done; \
@@ -124,10 +157,9 @@ $(STAMP): pyproject.toml constraints.txt requirements-no-deps.txt
 	    echo "$$found cannot make virtual environments. On Debian and Ubuntu: sudo apt-get install python3-venv"; exit 1; \
 	fi; \
 	set -x; $$found -m venv $(CLEAR) $(VENV)
-# torch alone comes first, so that a CPU-only wheel installed by hand or by pip's settings is the one that stays.
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[bullet,book,sweep,baselines,tests]"
-	$(BIN)/python -m pip install --quiet --no-deps --requirement requirements-no-deps.txt
+	$(BIN)/python -m pip install --quiet --no-deps --require-hashes --requirement requirements.lock
+# Adds torch: a CPU-only wheel installed by hand or by pip's settings is the one that stays.
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[$(EXTRAS)]"
 	$(BIN)/python -m ipykernel install --prefix $(VENV) --name python3 --display-name "Python 3" >/dev/null
 	@touch $@
 

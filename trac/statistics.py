@@ -32,6 +32,11 @@ def bootstrap_interval(
 
     Returns:
         Both ends; NaN for a single value, which says nothing of the spread.
+
+    Example:
+        >>> low, high = bootstrap_interval(np.arange(20))
+        >>> low < 9.5 < high
+        True
     """
     values = _row(values, level)
     if len(values) == 1:
@@ -60,6 +65,11 @@ def t_interval(values: ArrayLike, *, level: float = 0.95) -> tuple[float, float]
 
     Raises:
         ValueError: the values are not in one row, or there are none; the level is not between 0 and 1.
+
+    Example:
+        >>> low, high = t_interval([0.4, 0.5, 0.6])
+        >>> round(low, 2), round(high, 2)
+        (0.25, 0.75)
     """
     values = _row(values, level)
     if len(values) == 1:
@@ -73,6 +83,9 @@ def safe(normalized_cost: ArrayLike) -> Any:
 
     The paper and DSRL write "below 1". It is the same but for a mean of just 1: that keeps the limit here, such as
     no cost at all under the limit 0. A billionth more is rounding: the mean of costs that are divided first.
+
+    >>> safe([0.5, 1.0, 1.1, np.nan]).tolist()
+    [True, True, False, False]
     """
     return np.asarray(normalized_cost) <= 1 + 1e-9
 
@@ -90,6 +103,12 @@ def summarize(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 
     Raises:
         ValueError: a column is missing, a seed has several rows in one setting, or a run has no score.
+
+    Example:
+        >>> scores = dict(normalized_reward=[0.4, 0.6], normalized_cost=[0.5, 1.5])
+        >>> runs = pd.DataFrame(dict(alpha=0.2, seed=[0, 1], **scores))
+        >>> summarize(runs, ["alpha"])[["alpha", "runs", "safe", "normalized_reward"]].values.tolist()
+        [[0.2, 2.0, 1.0, 0.5]]
     """
     by, rows = _names(by), []
     for keys, group in _checked(runs, by).groupby(by, sort=False, dropna=False):
@@ -113,6 +132,13 @@ def differences(runs: pd.DataFrame, by: Sequence[str], setting: str, baseline: A
 
     Raises:
         ValueError: there is no run at the baseline for some seed; see also `summarize`.
+
+    Example:
+        >>> scores = dict(normalized_reward=[0.4, 0.5, 0.6, 0.9], normalized_cost=1.0)
+        >>> runs = pd.DataFrame(dict(task="BallRun", alpha=[0.2, 0.2, 0.5, 0.5], seed=[0, 1, 0, 1], **scores))
+        >>> table = differences(runs, ["task"], "alpha", 0.2)
+        >>> table.normalized_reward.round(2).tolist(), table.runs.tolist()  # the mean of 0.2 and 0.4
+        ([0.3], [2])
     """
     by = _names(by)
     keys, scores, runs = [*by, "seed"], ["normalized_reward", "normalized_cost"], _checked(runs, [*by, setting])

@@ -1,8 +1,11 @@
 """The files that name packages, versions and addresses agree with each other."""
 
 import ast
+import csv
+import hashlib
 import json
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -44,15 +47,84 @@ def test_conda_has_the_same_bounds():
     assert (str(bullet.specifier), fork.name) == (">=3.2.5", "pybullet-arm64")
 
 
-def test_each_requirement_is_pinned_within_its_bounds():
-    pins = {canonicalize_name(r.name): r for r in map(Requirement, lines("constraints.txt"))}
-    for requirement in requirements():
+PYTHONS = ("3.11", "3.12", "3.13")
+LOCK = re.split(r" \\\n(?! )|\n(?! )", "\n".join(lines("requirements.lock")))  # a package each, with its hashes
+
+
+def pins(python: str) -> dict[str, str]:
+    """The versions on Linux with that Python, by name: of the lock, and of what it leaves to pip."""
+    found = {}
+    for line in [*(entry.split(" \\")[0] for entry in LOCK), *lines("constraints.txt")]:
+        requirement = Requirement(line)
+        version = {"python_version": python, "python_full_version": f"{python}.9", "sys_platform": "linux"}
+        if not requirement.marker or requirement.marker.evaluate(version):
+            (pin,) = requirement.specifier
+            assert pin.operator == "==" and "+" not in pin.version
+            assert found.setdefault(canonicalize_name(requirement.name), pin.version) == pin.version, line
+    return found
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+def test_each_requirement_is_pinned_within_its_bounds(python):
+    pinned = pins(python)
+    for requirement in [*requirements(), *map(Requirement, lines("requirements-no-deps.txt"))]:
         if requirement.name == "triton":  # torch's build for CUDA brings a version of its own
-            assert "triton" not in pins
-            continue
-        (pin,) = pins[canonicalize_name(requirement.name)].specifier
-        assert pin.operator == "==" and "+" not in pin.version
-        assert requirement.specifier.contains(pin.version), f"{requirement} against {pin}"
+            assert "triton" not in pinned
+        elif not requirement.marker or requirement.marker.evaluate({"python_version": python}):
+            version = pinned[canonicalize_name(requirement.name)]
+            assert requirement.specifier.contains(version), f"{requirement} against {version}"
+
+
+def test_python_3_13_has_colabs_versions():
+    assert {name: pins("3.13")[name] for name in ("torch", "numpy", "pandas", "gymnasium")} == {
+        **dict(torch="2.11.0", numpy="2.1.3", pandas="2.2.3"),
+        "gymnasium": "1.4.0",
+    }
+
+
+def test_each_package_of_the_lock_has_hashes():
+    assert len(LOCK) > 150
+    for entry in LOCK:
+        assert re.fullmatch(r"\S+==\S+( ; [^\\]+)?( \\\n    --hash=sha256:[0-9a-f]{64})+", entry), entry[:80]
+
+
+def test_each_package_has_a_licence():
+    rows = list(csv.DictReader((ROOT / "licences.csv").read_text().splitlines()))
+    found = {canonicalize_name(row["Name"]): row["Version"].removesuffix("+cpu") for row in rows}
+    assert found == pins("3.11"), "run: make audit"
+    assert not [row for row in rows if row["License"] in ("", "UNKNOWN")]
+
+
+def test_workflows_take_actions_by_commit():
+    text = "".join(path.read_text() for path in sorted((ROOT / ".github" / "workflows").glob("*.yml")))
+    uses = re.findall(r"uses: (.*)", text)
+    assert uses and all(re.fullmatch(r"[\w-]+/[\w-]+@[0-9a-f]{40} # v[\d.]+", line) for line in uses)
+    assert len(set(uses)) == len({line.split("@")[0] for line in uses}), "an action in two versions"
+
+
+def test_the_workflows_run_the_tested_pythons():
+    (tests,) = (
+        yaml.safe_load((ROOT / ".github" / "workflows" / name).read_text())["jobs"]["tests"] for name in ["tests.yml"]
+    )
+    assert tuple(tests["strategy"]["matrix"]["python"]) == PYTHONS
+
+
+@pytest.mark.slow
+def test_the_same_commit_gives_the_same_wheel(tmp_path):
+    """In two clones, made with other permissions; one has files of an earlier build."""
+    digests = set()
+    for name, mask in (("one", "022"), ("another", "077")):
+        folder = tmp_path / name
+        clone = f"umask {mask} && git clone --quiet {shlex.quote(str(ROOT))} {folder}"
+        subprocess.run(["bash", "-c", clone], check=True)
+        if name == "another":
+            (folder / "build" / "lib" / "trac").mkdir(parents=True)
+            (folder / "build" / "lib" / "trac" / "old.py").write_text("")
+        make = f"umask {mask} && make -C {folder} wheel PYTHON={shlex.quote(sys.executable)}"
+        subprocess.run(["bash", "-c", make], check=True, stdout=subprocess.DEVNULL)
+        (wheel,) = (folder / "dist").iterdir()
+        digests.add((wheel.name, hashlib.sha256(wheel.read_bytes()).hexdigest()))
+    assert len(digests) == 1
 
 
 def test_the_environment_of_other_simulators_has_what_trac_needs():

@@ -3,6 +3,7 @@
 from itertools import product
 
 import baselines_table
+import cluster
 import numpy as np
 import pandas as pd
 import pytest
@@ -57,3 +58,13 @@ def test_a_mean_of_just_the_limit_ranks_among_the_safe():
 def test_cloning_everything_is_unsafe_at_limit_20(task):
     row = TABLE[(TABLE.task == task) & (TABLE.cost_limit == 20) & (TABLE.method == "BC-All")]
     assert row.normalized_cost.item() > 1
+
+
+def test_no_trial_on_slurm_lost_a_run_or_made_it_twice_and_the_page_has_the_table():
+    trials = pd.read_csv(RESULTS / "cluster.csv", comment="#")
+    assert trials.trial.tolist() == list(cluster.TRIALS)
+    columns = ["exit", "runs", "twice", "same_weights", "same_scores"]
+    assert (trials[columns] == [0, 8, 0, 8, True]).all(axis=None)
+    page = (RESULTS.parent / "ablations.md").read_text()
+    for row in trials.itertuples():
+        assert f"| {row.trial} | {row.calls} | {row.trainings} |" in page

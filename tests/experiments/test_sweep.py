@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -216,35 +217,56 @@ def find_all(out):
     return [path for folder in out.glob("points/*/run/checkpoints/*") for path in find(folder)]
 
 
-@pytest.mark.slow
-def test_a_worker_of_a_real_cluster_may_be_killed(tmp_path):
-    scheduler_file, out, processes = tmp_path / "scheduler.json", tmp_path / "out", []
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+@pytest.fixture
+def cluster(tmp_path):
+    """A scheduler and two workers, each a process: the scheduler's address, and the processes."""
+    scheduler_file, processes = tmp_path / "scheduler.json", []
 
     def start(*arguments):
         call = [sys.executable, "-m", "distributed.cli." + arguments[0], *arguments[1:]]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
         processes.append(subprocess.Popen(call, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
-        return processes[-1]
 
     try:
         start("dask_scheduler", "--host", "127.0.0.1", "--port", "0", "--scheduler-file", str(scheduler_file))
         while not scheduler_file.exists():
             time.sleep(0.1)
         address = json.loads(scheduler_file.read_text())["address"]
-        workers = [start("dask_worker", address, "--nthreads", "1", "--no-nanny") for _ in range(2)]
-        settings = "steps=3000 bc_steps=1000 hidden=[32] segment_ratio=0.25 eval_episodes=2".split()
-        more = ["--grid", "alpha=0.1,0.2", "--seeds", "0", "--scheduler", address, "--set", *settings]
-        call = subprocess.Popen(command(ABLATION, out, *more), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        while not find_all(out):
-            assert call.poll() is None, call.communicate()
-            time.sleep(0.05)
-        workers[0].kill()
-        output, _ = call.communicate()
-        assert call.returncode == 0, output
-        assert len(pd.read_csv(out / "results.csv")) == 2
+        for _ in range(2):
+            start("dask_worker", address, "--nthreads", "1", "--no-nanny")
+        yield address, processes
     finally:
         for process in processes:
             process.kill()
+            process.wait()
+
+
+@pytest.mark.slow
+def test_a_worker_of_a_real_cluster_may_be_killed(tmp_path, cluster):
+    out, (address, processes) = tmp_path / "out", cluster
+    settings = "steps=3000 bc_steps=1000 hidden=[32] segment_ratio=0.25 eval_episodes=2".split()
+    more = ["--grid", "alpha=0.1,0.2", "--seeds", "0", "--scheduler", address, "--set", *settings]
+    call = subprocess.Popen(command(ABLATION, out, *more), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    while not find_all(out):
+        assert call.poll() is None, call.communicate()
+        time.sleep(0.05)
+    processes[1].kill()
+    output, _ = call.communicate()
+    assert call.returncode == 0, output
+    assert len(pd.read_csv(out / "results.csv")) == 2
+
+
+@pytest.mark.slow
+def test_a_lost_scheduler_is_said_of_each_call_that_is_not_finished(cluster):
+    address, (scheduler, *_) = cluster
+    answers = on_dask(time.sleep, {"a": (0,), "b": (60,), "c": (60,)}, 1, address)
+    assert next(answers) == ("a", None)
+    scheduler.kill()
+    left = dict(answers)
+    assert left.keys() == {"b", "c"}
+    assert {repr(error) for error in left.values()} == {
+        "ConnectionError('the scheduler was lost; the same command goes on')"
+    }
 
 
 @pytest.mark.slow
@@ -263,6 +285,20 @@ def test_a_full_disk_is_said_and_leaves_earlier_results_intact(tmp_path, small):
         assert (out / "results.csv").read_text() == before and len(collect(out)) == 1
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+@pytest.mark.slow
+def test_the_folder_of_temporary_files_may_be_lost_between_two_points(tmp_path, small, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))  # as Python keeps it after its first use
+    assert sweep.run_point(str(small), str(tmp_path / "point"), dict(alpha=0.3), 1) is None
+    assert (tmp_path / "point" / "result.json").is_file()
+
+
+def test_a_point_that_another_worker_finished_is_not_run_again(tmp_path, small):
+    result = {"parameters": dict(alpha=0.5), "code": "x", "threads": 1, "seconds": 1.0, "runs": []}
+    (tmp_path / "result.json").write_text(json.dumps(result))
+    assert sweep.run_point(str(small), str(tmp_path), dict(alpha=0.5), 1) is None
+    assert json.loads((tmp_path / "result.json").read_text()) == result and not (tmp_path / "calls").exists()
 
 
 def test_a_missing_package_is_named_with_its_command(tmp_path, monkeypatch):

@@ -52,6 +52,13 @@ class TracLearner:
     Attributes:
         state: every tensor that an update changes, by name; weights, initial and reference are (M, P), a row for
             each run with its layers' weights and biases.
+
+    Example:
+        >>> config = trac.TracConfig(task="BallRun", steps=4, bc_steps=2, eval_episodes=0)
+        >>> learner = TracLearner(data, [trac.partition(data, cost_limit=20)], [config])
+        >>> learner.advance(1)
+        >>> learner.state["weights"].shape  # one run, all its weights and biases
+        torch.Size([1, 17794])
     """
 
     def __init__(
@@ -131,6 +138,8 @@ class TracLearner:
             raise ConfigError("on a CPU a TracLearner has one run: `learners` makes one for each.")
         else:
             self.change = torch.empty_like(weights)
+            for layers in (self.layers, self.gradient_layers):
+                layers[:] = [(weight[0], bias[0]) for weight, bias in layers]
             self.fused = fused or FusedMLP(self.config.batch_size * self.length, sizes, self.config.dropout)
             # Row i is the segment that starts at transition i: overlapping views, so that only the batch is copied.
             values = self.data | {"reference": self.reference.view(-1, 1)}
@@ -235,6 +244,10 @@ class TracLearner:
             # From pinned memory the copy does not make the host wait.
             self.block[name].copy_(host.pin_memory() if self.device.type == "cuda" else host, non_blocking=True)
         self.block["row"].zero_()
+        if not self.captured:
+            # Made one by one, between an update's large arrays, they take several times as long.
+            seeds = (np.random.SeedSequence(self.config.seed, spawn_key=(MASKS, step + i)) for i in range(BLOCK))
+            self.words = [np.random.SFC64(seed) for seed in seeds]
         self.first, self.row = step, 0
 
     def _update(self, step: int) -> None:
@@ -243,13 +256,14 @@ class TracLearner:
         with torch.no_grad():
             norm = torch.linalg.vector_norm(self.gradient, dim=1)
             _, size, root = self.block["scalars"][self.row]
-            # A run that fails once stays as it is: at the last weights that a finite gradient made.
-            finite = torch.isfinite(loss + norm) & (self.state["finite_updates"] == step - 1)
-            self.state["finite_updates"] += finite
+            zero = torch.zeros_like(norm)
             sums |= {"loss": loss, "gradient_norm": norm, "updates": torch.ones_like(norm)}
-            self.state["sums"] += torch.stack([sums.get(name, torch.zeros_like(norm)) for name in _SUMS])
+            self.state["sums"] += torch.stack([sums.get(name, zero) for name in _SUMS])
             change = adam_step(self.gradient, self.state["mean"], self.state["square"], size, root, out=self.change)
-            self.state["weights"] -= change.masked_fill_(~finite.unsqueeze(1), 0)
+            # A run that fails once stays as it is: at the last weights that a finite gradient made.
+            if math.isfinite(loss + norm) and self.state["finite_updates"] == step - 1:
+                self.state["finite_updates"] += 1
+                self.state["weights"] -= change
 
     def _differentiate(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss (1,) of the batch, and what it adds to `_SUMS`, (1,) each; its gradient goes to `gradient`."""
@@ -257,25 +271,24 @@ class TracLearner:
         starts = self.table["starts"][self.batch_index[0]]
         actions = self.views["actions"].index_select(0, starts).view(1, batch * self.length, -1)
         torch.index_select(self.views["observations"], 0, starts, out=self.fused.inputs.view(batch, -1))
-        words = np.random.SFC64(np.random.SeedSequence(self.config.seed, spawn_key=(MASKS, step)))
-        output = self.fused.forward(_single(self.layers), words).unsqueeze(0).requires_grad_()
+        output = self.fused.forward(self.layers, self.words[self.row]).unsqueeze(0).requires_grad_()
         log_prob = self.policy.log_prob_of(output, actions).view(1, batch, self.length)
         if step <= self.config.bc_steps:
             loss = -log_prob.mean(-1).mean(-1)
             sums: dict[str, Tensor] = {}
         else:
             loss, sums = self._classify(log_prob, starts)
-        (gradient,) = torch.autograd.grad(loss.sum(), output)
-        self.fused.backward(gradient[0], _single(self.gradient_layers))
+        (gradient,) = torch.autograd.grad(loss, output)
+        self.fused.backward(gradient[0], self.gradient_layers)
         return loss.detach(), sums
 
     def _classify(self, log_prob: Tensor, starts: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The second phase's loss (1,), from log π (1, B, L), and what it adds to `_SUMS`."""
-        config, label = self.config, self.table["labels"][self.batch_index]
+        config, index = self.config, self.batch_index
+        label, weight = self.table["labels"][index], self.table["weights"][index]
         reference = self.views["reference"].index_select(0, starts).view_as(log_prob)
         alpha, gamma = (self.runs[name].unsqueeze(1) for name in ("alpha", "gamma"))
         s = score.segment_score(log_prob - reference, alpha=alpha, gamma=gamma)
-        weight = self.table["weights"][self.batch_index]
         loss, accuracy = score.trac_loss(s, weight, label, self.runs["eta"], clamp=config.clamp, use=config.use)
         desirable = label.sum(-1)
         if config.bc_coef:
@@ -296,6 +309,10 @@ def learners(
     """What trains runs of the same shapes: one learner for all of them; on a CPU one for each.
 
     One after the other in the same buffers is as fast there, and no run's bits depend on its neighbours.
+
+    >>> configs = [trac.TracConfig(task="BallRun", seed=seed) for seed in (0, 1)]
+    >>> len(learners(data, [trac.partition(data, cost_limit=20)] * 2, configs))
+    2
     """
     if torch.device(device).type != "cpu":
         return [TracLearner(data, segments, configs, device=device, capture=capture)]
@@ -313,6 +330,11 @@ def runs_that_fit(data: Trajectories, segments: Segments, config: TracConfig, de
 
     Raises:
         ConfigError: not even one.
+
+    Example:
+        >>> config = trac.TracConfig(task="BallRun")
+        >>> runs_that_fit(data, trac.partition(data, cost_limit=20), config, torch.device("cpu")) > 1000
+        True
     """
     if device.type == "cpu":
         return sys.maxsize
@@ -353,8 +375,3 @@ def _segment_view(values: Tensor, length: int) -> Tensor:
     """(N, D) -> (N - L + 1, L * D), where row i is rows i to i + L - 1 of `values`: a view."""
     rows, width = values.shape
     return values.as_strided((rows - length + 1, length * width), (width, 1))
-
-
-def _single(layers: Layers) -> Layers:
-    """The layers of a stack of one, without the leading dimension."""
-    return [(weight[0], bias[0]) for weight, bias in layers]

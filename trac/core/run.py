@@ -41,6 +41,12 @@ class Run:
             by side, and seconds, what all of them took; failed_step and failed_evaluation, see `trac.train`'s
             TrainingError, or None (a baseline's weights may be NaN then, which `trac.evaluate` refuses); of TraC and
             cloning segments, the counts of `trac.partition.Segments` and how many are labelled.
+
+    Example:
+        >>> config = trac.TracConfig(task="BallRun", steps=4, bc_steps=2, eval_episodes=0)
+        >>> run = trac.train(data, config, progress=False)
+        >>> run.history.phase.tolist(), run.record["algorithm"], run.policy.act(data.observations[0]).shape
+        (['bc', 'trac'], 'trac', (2,))
     """
 
     config: Any
@@ -57,6 +63,10 @@ class Run:
         the folder already is replaced.
 
         Raises FileExistsError for a folder that is a file.
+
+        >>> config = trac.TracConfig(task="BallRun", steps=4, bc_steps=2, eval_episodes=0)
+        >>> sorted(path.name for path in trac.train(data, config, progress=False).save(folder / "run").iterdir())
+        ['history.csv', 'run.json', 'weights.safetensors']
         """
         folder = Path(folder).expanduser()
         if folder.is_file():
@@ -85,7 +95,13 @@ class Run:
 
 @torch_defaults()
 def load_run(folder: str | os.PathLike[str]) -> Run:
-    """Read what `Run.save` wrote. Raises FileNotFoundError or ConfigError naming the file that is wrong."""
+    """Read what `Run.save` wrote. Raises FileNotFoundError or ConfigError naming the file that is wrong.
+
+    >>> config = trac.TracConfig(task="BallRun", steps=4, bc_steps=2, eval_episodes=0)
+    >>> run = trac.train(data, config, out=folder / "run", progress=False)
+    >>> trac.load_run(folder / "run").config == config
+    True
+    """
     folder = Path(folder).expanduser()
     for name in ("run.json", "weights.safetensors", "history.csv"):
         if not (folder / name).is_file():
@@ -115,7 +131,11 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
 
 
 def environment_info(device: str) -> dict[str, Any]:
-    """What a run's bits depend on beside its config, for its record."""
+    """What a run's bits depend on beside its config, for its record.
+
+    >>> sorted(environment_info("cpu"))
+    ['device', 'processor', 'threads', 'versions']
+    """
     versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
     if online := sys.modules.get("stable_baselines3"):
         versions["stable-baselines3"] = online.__version__
@@ -128,7 +148,11 @@ def environment_info(device: str) -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The processor's name, where the system tells it: on another type the last bits of a run differ."""
+    """The processor's name, where the system tells it: on another type the last bits of a run differ.
+
+    >>> isinstance(processor(), str)
+    True
+    """
     path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.is_file() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]

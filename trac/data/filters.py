@@ -55,6 +55,12 @@ def filtered(
 
     Raises:
         FilterError: a number is out of range, too few episodes qualify as outliers, or none is left.
+
+    Example:
+        >>> filtered(data, density=0.5)
+        Trajectories(BallRun: 166 episodes, 16600 transitions)
+        >>> len(filtered(data, inpaint_ranges=[(0, 0.5, 0, 1)]).starts) < len(data.starts)
+        True
     """
     if not 0 < density <= 1 or min(cbins, rbins, max_npb) < 1:
         raise FilterError(f"density={density} must lie in (0, 1]; cbins, rbins and max_npb must be at least 1.")

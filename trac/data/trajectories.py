@@ -47,6 +47,12 @@ class Trajectories:
         lengths: (E,) int64, number of steps of each episode.
         reward_range: (lowest, highest) episode return, normalised reward 0 and 1. `dataclasses.replace` keeps it where
             rewards change: give a new one, too.
+
+    Example:
+        >>> data
+        Trajectories(BallRun: 644 episodes, 64400 transitions)
+        >>> data.observations.shape, data.episode_costs[:3].tolist()
+        ((64400, 7), [1.0, 0.0, 0.0])
     """
 
     task: str
@@ -166,6 +172,12 @@ def from_arrays(
             episode ends, or one is longer than the task allows.
         UnknownTask: the name is nearly, but not quite, one of the 38.
         ValueError: the task has DSRL's range, or `reward_range` has no width.
+
+    Example:
+        >>> steps = dict(observations=np.zeros((4, 3)), actions=np.zeros((4, 1)), rewards=[1, 1, 1, 2])
+        >>> log = from_arrays("mine", **steps, costs=[0, 1, 0, 0], terminals=[0, 1, 0, 0], timeouts=[0, 0, 0, 1])
+        >>> log.lengths.tolist(), log.returns.tolist(), log.reward_range
+        ([2, 2], [2.0, 3.0], (2.0, 3.0))
     """
     given = dict(observations=observations, actions=actions, rewards=rewards, costs=costs)
     given |= dict(terminals=terminals, timeouts=timeouts)
@@ -260,6 +272,10 @@ def read(path: str | os.PathLike[str], task: str, reward_range: tuple[float, flo
         DatasetError: the file is missing, empty, truncated, not HDF5, lacks a key, or holds what
             `from_arrays` refuses.
         DatasetUnavailable: the file may be whole, and cannot be read here and now.
+
+    Example:
+        >>> read(trac.data.packaged.find("BallRun"), "BallRun")
+        Trajectories(BallRun: 644 episodes, 64400 transitions)
     """
     path = Path(path).expanduser()
     later = None
@@ -283,6 +299,11 @@ def read_costs(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
     Raises:
         DatasetError: see `read`.
+
+    Example:
+        >>> ends, costs = read_costs(trac.data.packaged.find("BallRun"))
+        >>> ends[:2].tolist(), costs.shape
+        ([99, 199], (64400,))
     """
     with _open(path) as file:
         costs, terminals, timeouts = (_array(file, key, path).reshape(-1) for key in ("costs", "terminals", "timeouts"))
@@ -298,6 +319,10 @@ def write(
 
     `attrs` are stored as text attributes of the file (how the data was made). `compact` writes FINAL in place of
     next_observations, if these can be had back from it: a file of half the size, which only `read` reads.
+
+    >>> write(folder / "log.hdf5", data, attrs={"made_by": "an example"})
+    >>> trac.load("BallRun", folder / "log.hdf5")
+    Trajectories(BallRun: 644 episodes, 64400 transitions)
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

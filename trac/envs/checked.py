@@ -21,6 +21,12 @@ class Checked(gym.Wrapper):
 
     It changes nothing. An EnvError says what is otherwise: of the spaces when it is made, of what `reset` and `step`
     return, and of an episode that does not end.
+
+    >>> env = Checked(trac.envs.make("BallRun"))
+    >>> observation, info = env.reset(seed=0)
+    >>> env.step([np.nan, 0.0])
+    Traceback (most recent call last):
+    trac.envs.checked.EnvError: the policy returns an action with a NaN or infinite value, first in place 0.
     """
 
     def __init__(self, env: Any):
@@ -103,7 +109,10 @@ class Checked(gym.Wrapper):
 
 
 def check_log(env: gym.Env, data: Trajectories) -> None:
-    """Raise DatasetError for a log that is not this simulator's: other sizes, or observations far out of its bounds."""
+    """Raise DatasetError for a log that is not this simulator's: other sizes, or observations far out of its bounds.
+
+    >>> check_log(trac.envs.make("BallRun"), data)
+    """
     space: Any = env.observation_space
     theirs = space.shape + (env.action_space.shape or ())
     sizes = (data.observations.shape[1], data.actions.shape[1])

@@ -15,6 +15,11 @@ def attempt(label: str) -> Iterator[None]:
 
     Whatever the checks raise is told with the check that raised it and its message, so that a notebook runs
     through with its exercises unsolved. With the environment variable TRAC_EXERCISES=strict it is raised.
+
+    Example:
+        >>> with attempt("a sum"):
+        ...     assert 1 + 1 == 2
+        a sum: solved
     """
     try:
         yield

@@ -29,8 +29,15 @@ def film(
         width: of the drawing [pixels].
 
     Raises:
-        ValueError: the task is neither a Circle nor a Run task of Bullet-Safety-Gym.
+        ValueError: the task is neither a Circle nor a Run task of Bullet-Safety-Gym; there is no policy.
+
+    Example:
+        >>> policy = trac.policy.Policy(7, 2, hidden=(8,))
+        >>> film({"idle": policy}, task="BallRun", cost_limit=20, seed=0)[:4]
+        '<svg'
     """
+    if not policies:
+        raise ValueError("a film needs a policy.")
     episodes = {name: _episode(policy, task, seed) for name, policy in policies.items()}
     circle = task.endswith("Circle")
     simulator = episodes[next(iter(episodes))][2]

@@ -33,7 +33,10 @@ MARKERS |= {"CPQ": ">", "COptiDICE": "P", "TraC": "o"}
 
 
 def style() -> None:
-    """Set the look of all figures; called once at the top of a chapter."""
+    """Set the look of all figures; called once at the top of a chapter.
+
+    >>> style()
+    """
     sns.set_theme(context="notebook", style="ticks", palette="colorblind")
     plt.rcParams.update(
         {"figure.dpi": 100, "axes.spines.right": False, "axes.spines.top": False, "legend.frameon": False}
@@ -41,14 +44,20 @@ def style() -> None:
 
 
 def cost_return(data: Trajectories, cost_limit: float, ax: Axes) -> None:
-    """Every episode as a point, cost against return, with the limit."""
+    """Every episode as a point, cost against return, with the limit.
+
+    >>> cost_return(data, 20, plt.figure().gca())
+    """
     ax.scatter(data.episode_costs, data.returns, s=8, color=COLORS["neither"], edgecolor="0.4", linewidth=0.3)
     _limit(ax, cost_limit, f"limit {cost_limit:g}")
     ax.set(xlabel="episode cost", ylabel="episode return")
 
 
 def segments(labelled: Segments, ax: Axes, *, shown: int = 4_000, seed: int = 0) -> None:
-    """Labelled segments, cost against return, coloured by class; a random sample of at most `shown`."""
+    """Labelled segments, cost against return, coloured by class; a random sample of at most `shown`.
+
+    >>> segments(trac.partition(data, cost_limit=20), plt.figure().gca())
+    """
     generator = np.random.default_rng(seed)
     pick = generator.permutation(len(labelled))[:shown]
     # Costs of segments are whole numbers in most tasks: a little spread shows how many points lie there.
@@ -68,7 +77,11 @@ def _limit(ax: Axes, x: float, text: str) -> None:
 
 
 def curves(history: pd.DataFrame, axes: Sequence[Axes]) -> None:
-    """A run's cloning loss, classification loss and accuracy, and mean score of each class: three axes."""
+    """A run's cloning loss, classification loss and accuracy, and mean score of each class: three axes.
+
+    >>> config = trac.TracConfig(task="BallRun", steps=8, bc_steps=4, log_every=2, eval_episodes=0)
+    >>> curves(trac.train(data, config, progress=False).history, plt.figure().subplots(1, 3))
+    """
     cloning, second = history[history.phase == "bc"], history[history.phase == "trac"]
     axes[0].plot(cloning.step, cloning.loss, color=COLORS["BC-All"])
     axes[0].set(xlabel="update", ylabel="cloning loss", title="reference policy")
@@ -86,6 +99,9 @@ def scores(results: Mapping[str, pd.DataFrame], axes: Sequence[Axes]) -> None:
     """Normalised reward and cost of one policy of each method, mean and 95 % bootstrap interval: two axes.
 
     `results` maps a method's name to its episodes (`Evaluation.episodes`). The interval is over these.
+
+    >>> episodes = pd.DataFrame(dict(normalized_reward=[0.4, 0.6], normalized_cost=[0.5, 1.5]))
+    >>> scores({"TraC": episodes, "BC-Safe": episodes / 2}, plt.figure().subplots(1, 2))
     """
     for ax, column, title in zip(
         axes, ("normalized_reward", "normalized_cost"), ("normalised reward", "normalised cost"), strict=True
@@ -111,6 +127,11 @@ def reward_cost(table: pd.DataFrame, ax: Axes) -> None:
 
     `table` has the columns method, cost_limit, normalized_reward and normalized_cost, and for the latter two also
     `_low` and `_high`: the ends of Student's t interval, as in book/results/quick_table.csv.
+
+    >>> table = pd.DataFrame(dict(method=["TraC"], cost_limit=20))
+    >>> for score in ("normalized_reward", "normalized_cost"):
+    ...     table[[score, f"{score}_low", f"{score}_high"]] = 0.8, 0.7, 0.9
+    >>> reward_cost(table, plt.figure().gca())
     """
     for method, rows in table.groupby("method", sort=False):
         points = rows.sort_values("cost_limit")
@@ -136,6 +157,12 @@ def settings(summary: pd.DataFrame, setting: str, axes: Sequence[Axes], *, serie
             `series`.
         setting: column on the horizontal axis, its values at equal distances in their order of appearance.
         series: column with one line for each value.
+
+    Example:
+        >>> score = dict(normalized_reward=[0.4, 0.6], normalized_cost=[0.5, 1.5])
+        >>> runs = pd.DataFrame(dict(task="BallRun", alpha=0.2, seed=[0, 1], **score))
+        >>> table = trac.statistics.summarize(runs, ["task", "alpha"])
+        >>> settings(table, "alpha", plt.figure().subplots(1, 2))
     """
     places = {value: place for place, value in enumerate(dict.fromkeys(summary[setting]))}
     lines = list(summary.groupby(series, sort=False))
