@@ -71,7 +71,8 @@ def test_an_attempt_says_whether_it_holds(capsys, monkeypatch):
         raise AssertionError("expected 3, got 2")
     assert capsys.readouterr().out == (
         "right: solved\nwrong: not solved yet, AssertionError at\n    raise AssertionError\n"
-        'told: not solved yet, AssertionError at\n    raise AssertionError("expected 3, got 2")\n    expected 3, got 2\n'
+        'told: not solved yet, AssertionError at\n    raise AssertionError("expected 3, got 2")\n'
+        "    expected 3, got 2\n"
     )
     monkeypatch.setenv("TRAC_EXERCISES", "strict")
     with pytest.raises(TypeError), attempt("strict"):
