@@ -1,7 +1,5 @@
 """The figures' common vocabulary: one look, one colour for each meaning, one function for each kind of figure."""
 
-import io
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,10 +8,8 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from PIL import Image, ImageDraw, ImageFont
 
 from trac.data.trajectories import Trajectories
-from trac.envs import make, render
 from trac.partition import Segments
 from trac.statistics import bootstrap_interval
 
@@ -32,7 +28,6 @@ COLORS = {
     "COptiDICE": _BLIND_SAFE[9],
     "TraC": _BLIND_SAFE[0],
 }
-_RED = (213, 0, 0)
 MARKERS = {"BC-All": "s", "BC-Safe": "D", "CDT": "^", "BCQ-Lag": "v", "BEAR-Lag": "<"}
 MARKERS |= {"CPQ": ">", "COptiDICE": "P", "TraC": "o"}
 
@@ -183,84 +178,3 @@ def settings(summary: pd.DataFrame, setting: str, axes: Sequence[Axes], *, serie
         ax.set_ylim(bottom=min(0, ax.get_ylim()[0]))
     axes[1].axhline(1, color=COLORS["limit"], linestyle="--", linewidth=1)
     axes[0].legend()
-
-
-def film(
-    policies: Mapping[str, object], *, task: str, cost_limit: float, seed: int, every: int = 4, size: int = 240
-) -> bytes:
-    """Policies side by side in the simulator, seen from above: an animated GIF.
-
-    Each runs one episode from the same start state. The safety boundary is the simulator's own, the
-    line is the path so far, thick and red where a step cost something; the running cost stands above.
-
-    Args:
-        policies: name -> anything that `trac.evaluate` takes.
-        seed: of the start state.
-        every: steps between frames.
-        size: width of one view [pixels].
-
-    Example:
-        >>> policy = trac.policy.Policy(7, 2, hidden=(8,))
-        >>> film({"idle": policy}, task="BallRun", cost_limit=20, seed=0, every=50, size=60)[:6]
-        b'GIF89a'
-    """
-    views = [_episode_frames(policy, name, task, cost_limit, seed, every, size) for name, policy in policies.items()]
-    frames = []
-    for i in range(max(len(view) for view in views)):
-        frame = Image.new("RGB", ((size + 4) * len(views) - 4, views[0][0].height), "white")
-        for place, view in enumerate(views):
-            frame.paste(view[min(i, len(view) - 1)], (place * (size + 4), 0))
-        frames.append(frame)
-    # One palette for all frames, in which the red of the path has a place of its own.
-    sample = Image.new("RGB", (frames[0].width, 2 * frames[0].height), _RED)
-    sample.paste(frames[-1], (0, 0))
-    palette = sample.quantize(colors=16)
-    frames = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
-    # The last frame stays for two seconds, so that the final costs can be read.
-    durations = [80] * (len(frames) - 1) + [2000]
-    buffer = io.BytesIO()
-    frames[0].save(buffer, format="GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)
-    return buffer.getvalue()
-
-
-def _episode_frames(
-    policy: Any, name: str, task: str, cost_limit: float, seed: int, every: int, size: int
-) -> list[Image.Image]:
-    env = make(task)
-    observation, _ = env.reset(seed=seed)
-    simulator: Any = env.unwrapped
-    if task.endswith("Circle"):  # a pale disc, on which the path can be seen
-        simulator.bc.changeVisualShape(simulator.task.circle.body_id, -1, rgbaColor=[0.8, 0.85, 0.95, 1])
-    camera, follow = simulator.world.camera, task.endswith("Run")
-    camera.render_width = camera.render_height = size
-    span = 9.0  # half the width of the view [metres]
-    banner = 18
-    font = ImageFont.load_default(11)
-    path, cost, frames, done, step = [], 0.0, [], False, 0
-    if hasattr(policy, "start"):  # with a memory of the episode, or random actions: see `rollout` in trac/evaluate.py
-        policy.start(seed)
-    while not done:
-        observation, reward, terminated, truncated, info = env.step(policy.act(observation))
-        if hasattr(policy, "observe"):
-            policy.observe(float(reward), float(info["cost"]))
-        cost, step, done = cost + info["cost"], step + 1, terminated or truncated
-        position = np.asarray(simulator.agent.get_position()[:2])
-        path.append((position, info["cost"] > 0))
-        if step % every and not done:
-            continue
-        centre = np.array([position[0] if follow else 0.0, 0.0])
-        # From straight above the simulator's 60 degree lens sees a half-width of dist * tan(30°).
-        camera.update(cam_base_pos=(*centre, 0), cam_dist=span / np.tan(np.radians(30)), cam_yaw=0, cam_pitch=-89.9)
-        image = Image.new("RGB", (size, size + banner), "white")
-        image.paste(Image.fromarray(render(env)), (0, banner))
-        draw = ImageDraw.Draw(image)
-        pixels = [tuple((size / 2, size / 2 + banner) + (p - centre) * (1, -1) * size / (2 * span)) for p, _ in path]
-        for (a, b), (_, costly) in zip(itertools.pairwise(pixels), path[1:], strict=True):
-            draw.line([a, b], fill=_RED if costly else (0, 0, 0), width=4 if costly else 2)
-        draw.rectangle([0, 0, size, banner - 1], fill="white")
-        over = cost > cost_limit
-        text = f"{name}: cost {cost:.0f} of {cost_limit:g}" + (", over the limit" if over else "")
-        draw.text((3, 2), text, fill=_RED if over else (0, 0, 0), font=font)
-        frames.append(image)
-    env.close()
-    return frames
