@@ -85,10 +85,13 @@ def curves(history: pd.DataFrame, axes: Sequence[Axes]) -> None:
     cloning, second = history[history.phase == "bc"], history[history.phase == "trac"]
     axes[0].plot(cloning.step, cloning.loss, color=COLORS["BC-All"])
     axes[0].set(xlabel="update", ylabel="cloning loss", title="reference policy")
-    axes[1].plot(second.step, second.loss, color=COLORS["TraC"], label="loss")
-    axes[1].plot(second.step, second.accuracy, color=COLORS["limit"], linestyle=":", label="accuracy")
+    axes[1].plot(second.step, second.loss, color=COLORS["TraC"])
     axes[1].set(xlabel="update", title="classifier")
-    axes[1].legend()
+    axes[1].set_ylabel("classification loss", color=COLORS["TraC"])
+    right = axes[1].twinx()
+    right.plot(second.step, second.accuracy, color=COLORS["limit"], linestyle=":")
+    right.set_ylabel("accuracy (dotted)")
+    right.spines["right"].set_visible(True)
     for name in ("desirable", "undesirable"):
         axes[2].plot(second.step, second[f"score_{name}"], color=COLORS[name], label=name)
     axes[2].set(xlabel="update", ylabel="mean score", title="scores of both classes")
