@@ -13,7 +13,13 @@ from trac.teaching.cmdp import CMDP, sample_episodes
 
 
 def as_log(cmdp: CMDP, states: np.ndarray, actions: np.ndarray) -> Trajectories:
-    """The log of given states and actions, both (episodes, steps); observations and actions are their numbers."""
+    """The log of given states and actions, both (episodes, steps); observations and actions are their numbers.
+
+    Example:
+        >>> cmdp = CMDP(transitions=[[[1.0], [1.0]]], rewards=[[0, 1]], costs=[[0, 1]], start=[1], gamma=0.9)
+        >>> as_log(cmdp, np.zeros((2, 3), dtype=int), np.array([[0, 1, 1], [0, 0, 0]])).episode_costs
+        array([2., 0.])
+    """
     ends = np.zeros(states.shape)
     ends[:, -1] = 1
     return from_arrays(
@@ -29,13 +35,26 @@ def as_log(cmdp: CMDP, states: np.ndarray, actions: np.ndarray) -> Trajectories:
 
 
 def uniform_log(cmdp: CMDP, *, episodes: int, steps: int, seed: int) -> Trajectories:
-    """The log of a policy for which all actions are equally likely."""
+    """The log of a policy for which all actions are equally likely.
+
+    Example:
+        >>> cmdp = CMDP(transitions=[[[1.0], [1.0]]], rewards=[[0, 1]], costs=[[0, 1]], start=[1], gamma=0.9)
+        >>> uniform_log(cmdp, episodes=5, steps=4, seed=0)
+        Trajectories(small: 5 episodes, 20 transitions)
+    """
     policy = np.full(cmdp.rewards.shape, 1 / cmdp.rewards.shape[1])
     return as_log(cmdp, *sample_episodes(cmdp, policy, episodes=episodes, steps=steps, seed=seed))
 
 
 def pairs_of(log: Trajectories, segments: Segments, actions: int) -> np.ndarray:
-    """(segments, L) numbers s · A + a of the pairs in the segments, for A actions."""
+    """(segments, L) numbers s · A + a of the pairs in the segments, for A actions.
+
+    Example:
+        >>> cmdp = CMDP(transitions=[[[1.0], [1.0]]], rewards=[[0, 1]], costs=[[0, 1]], start=[1], gamma=0.9)
+        >>> log = uniform_log(cmdp, episodes=5, steps=4, seed=0)
+        >>> pairs_of(log, trac.partition(log, cost_limit=2, segment_ratio=0.5), actions=2).shape[1]
+        2
+    """
     rows = segments.starts[:, None] + np.arange(segments.length)
     pairs: np.ndarray = log.observations[rows, 0] * actions + log.actions[rows, 0]
     return pairs.astype(int)
@@ -63,6 +82,14 @@ def learn(
 
     Returns:
         Policies and references, each (logs, S, A).
+
+    Example:
+        >>> cmdp = CMDP(transitions=[[[1.0], [1.0]]], rewards=[[0, 1]], costs=[[0, 1]], start=[1], gamma=0.9)
+        >>> log = uniform_log(cmdp, episodes=50, steps=4, seed=0)
+        >>> segments = trac.partition(log, cost_limit=2, segment_ratio=1.0)
+        >>> policies, references = learn(cmdp, [log], [segments], updates=10)
+        >>> policies.shape
+        (1, 1, 2)
     """
     shape, models, defaults = cmdp.rewards.shape, len(logs), TracConfig()
     found = [pairs_of(*both, shape[1]) for both in zip(logs, segments, strict=True)]
