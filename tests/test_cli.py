@@ -76,11 +76,12 @@ def test_the_task_is_the_files_where_the_command_line_does_not_say(tmp_path, dat
     result = run("train", *source)
     assert result.returncode == 1 and "the simulator of BallRun 7 and 2: load it under the name" in result.stderr
     short = "--cost-limit 8 --steps 20 --bc-steps 10 --hidden 16".split()
-    result = run("train", *source, *short, "--task", "BallCircle", "--eval-episodes", "1")
+    swings = ["--source", str(tmp_path / "swings.hdf5")]
+    (tmp_path / "swings.hdf5").write_bytes((tmp_path / "SafetyBallRun-v0-80-940.hdf5").read_bytes())
+    result = run("train", *swings, *source[2:], *short, "--task", "BallCircle", "--eval-episodes", "1")
     assert result.returncode == 0, result.stderr
     assert trac.load_run(tmp_path / "run").config.task == "BallCircle"
-    (tmp_path / "swings.hdf5").write_bytes((tmp_path / "SafetyBallRun-v0-80-940.hdf5").read_bytes())
-    result = run("train", "--source", str(tmp_path / "swings.hdf5"), *short, "--out", str(tmp_path / "own"))
+    result = run("train", *swings, *short, "--out", str(tmp_path / "own"))
     assert result.returncode == 1 and "swings is a task of your own, without a simulator" in result.stderr
 
 
