@@ -12,8 +12,12 @@ BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
 
 
 def escape(app, what, name, obj, options, lines) -> None:
-    """In docstrings, * and | are mathematics and Python, not markup of reStructuredText."""
+    """In docstrings, * and | are mathematics and Python, not markup of reStructuredText; examples stay as they are."""
+    example = False
     for number, line in enumerate(lines):
+        example = line.lstrip().startswith(">>>") or (example and bool(line.strip()))
+        if example:
+            continue
         parts = re.split(r"(``?[^`]+``?)", line)  # code keeps its characters
         parts[::2] = [re.sub(r"(?<!\\)([*|])", r"\\\1", part) for part in parts[::2]]
         lines[number] = "".join(parts)

@@ -1,4 +1,4 @@
-"""Copy a figure of an executed chapter to where the README shows it: `python book/readme_figure.py`."""
+"""Copy figures of executed chapters to where README and introduction show them: `python book/readme_figure.py`."""
 
 from base64 import b64decode
 from pathlib import Path
@@ -6,17 +6,22 @@ from pathlib import Path
 import nbformat
 
 ROOT = Path(__file__).resolve().parents[1]
-CHAPTER, NAME = ROOT / "notebooks" / "J_our_results.ipynb", "fig-ours-scores"
-COPY = ROOT / "book" / "figures" / "our_results.png"
+FIGURES = {  # the copy: the chapter, the figure's name
+    "our_results.png": ("J_our_results", "fig-ours-scores"),
+    "film.svg": ("01_first_policy", "fig-quickstart-film"),
+}
 
 
-def figure() -> bytes:
-    """The PNG that the chapter's cell of that name shows."""
-    for cell in nbformat.read(CHAPTER, as_version=4).cells:
-        if cell.metadata.get("mystnb", {}).get("figure", {}).get("name") == NAME:
-            return next(b64decode(o.data["image/png"]) for o in cell.outputs if "image/png" in o.get("data", {}))
-    raise SystemExit(f"{CHAPTER}: no figure is named {NAME}.")
+def figure(copy: str) -> bytes:
+    """What the chapter's cell of that name shows."""
+    chapter, name = FIGURES[copy]
+    for cell in nbformat.read(ROOT / "notebooks" / f"{chapter}.ipynb", as_version=4).cells:
+        if cell.metadata.get("mystnb", {}).get("figure", {}).get("name") == name:
+            shown = next(output.data for output in cell.outputs if "data" in output)
+            return shown["image/svg+xml"].encode() if copy.endswith("svg") else b64decode(shown["image/png"])
+    raise SystemExit(f"{chapter}: no figure is named {name}.")
 
 
 if __name__ == "__main__":
-    COPY.write_bytes(figure())
+    for copy in FIGURES:
+        (ROOT / "book" / "figures" / copy).write_bytes(figure(copy))

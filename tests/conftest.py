@@ -26,7 +26,7 @@ def make_arrays(episodes=12, length=20, task_dims=(8, 2), seed=0):
     observations = generator.standard_normal((n, task_dims[0])).astype(np.float32)
     return dict(
         observations=observations,
-        next_observations=observations + 1,
+        next_observations=np.roll(observations, -1, axis=0),
         actions=np.tanh(observations[:, : task_dims[1]] + risk[:, None]),
         rewards=generator.random(n) + risk,
         costs=(generator.random(n) < risk).astype(np.float32),

@@ -1,10 +1,12 @@
 import dataclasses
+import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import h5py
+import pytest
 from conftest import make_arrays
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -74,11 +76,12 @@ def test_the_task_is_the_files_where_the_command_line_does_not_say(tmp_path, dat
     result = run("train", *source)
     assert result.returncode == 1 and "the simulator of BallRun 7 and 2: load it under the name" in result.stderr
     short = "--cost-limit 8 --steps 20 --bc-steps 10 --hidden 16".split()
-    result = run("train", *source, *short, "--task", "BallCircle", "--eval-episodes", "1")
+    swings = ["--source", str(tmp_path / "swings.hdf5")]
+    (tmp_path / "swings.hdf5").write_bytes((tmp_path / "SafetyBallRun-v0-80-940.hdf5").read_bytes())
+    result = run("train", *swings, *source[2:], *short, "--task", "BallCircle", "--eval-episodes", "1")
     assert result.returncode == 0, result.stderr
     assert trac.load_run(tmp_path / "run").config.task == "BallCircle"
-    (tmp_path / "swings.hdf5").write_bytes((tmp_path / "SafetyBallRun-v0-80-940.hdf5").read_bytes())
-    result = run("train", "--source", str(tmp_path / "swings.hdf5"), *short, "--out", str(tmp_path / "own"))
+    result = run("train", *swings, *short, "--out", str(tmp_path / "own"))
     assert result.returncode == 1 and "swings is a task of your own, without a simulator" in result.stderr
 
 
@@ -219,3 +222,25 @@ def test_a_sweep_says_what_it_cannot_read(monkeypatch, tmp_path):
     options = ("sweep", NOTEBOOK, "--out", str(tmp_path / "typo"))
     assert "typo holds no points of a sweep: check --out." in call(monkeypatch, *options, "--collect")
     assert "--seeds 0-2: write whole numbers with commas" in call(monkeypatch, *options, "--dry-run", "--seeds", "0-2")
+
+
+@pytest.mark.parametrize("command", ["train", "sweep", "reproduce", "page", "doctor"])
+def test_help_explains_every_flag_and_has_an_example(monkeypatch, capsys, command):
+    monkeypatch.setenv("COLUMNS", "400")  # a line for each flag
+    assert call(monkeypatch, command, "--help") == 0
+    text = capsys.readouterr().out
+    (example,) = re.findall(r"^Example: python -m trac (.+?) *$", text, re.MULTILINE)
+    assert example.split()[0] == command
+    flags = re.findall(r"^\W*--\w.*$", text, re.MULTILINE)
+    assert flags and not [line for line in flags if re.search(r" {2}\((default|required)", line)]
+    if command in ("train", "reproduce"):  # the example is understood
+        assert isinstance(call(monkeypatch, *example.split()), tuple)
+    if command == "sweep":
+        assert call(monkeypatch, *example.split(), "--dry-run") == 0
+
+
+def test_a_tracker_by_its_name(monkeypatch):
+    for name, command in (("tensorboard", "pip install tensorboard"), ("mlflow", "pip install mlflow-skinny")):
+        monkeypatch.setitem(sys.modules, "torch.utils.tensorboard" if name == "tensorboard" else name, None)
+        found = call(monkeypatch, "train", "--tracker", name)
+        assert found.startswith("error: This needs ") and found.endswith(f"Install it with: {command}")

@@ -19,7 +19,7 @@ def one_step_rewards(returns, costs, length=4, lengths=None):
     timeouts[np.cumsum(lengths) - 1] = 1
     zeros = np.zeros((n, 2))
     return from_arrays(
-        "BallRun",
+        "small",
         observations=zeros,
         actions=zeros,
         rewards=rewards,

@@ -107,6 +107,12 @@ def test_a_setting_of_none_is_a_setting():
     assert np.isnan(row["clamp"]) and row["runs"] == 5 and row["normalized_reward"] == pytest.approx(0.1)
 
 
+def test_a_baseline_of_none_is_one():
+    runs = runs_of_two_settings().rename(columns={"alpha": "clamp"}).replace({"clamp": {1.0: None}})
+    (row,) = differences(runs, ["task"], "clamp", None).to_dict("records")
+    assert row["clamp"] == 0.2 and row["normalized_reward"] == pytest.approx(-0.1)
+
+
 def test_a_difference_without_its_baseline_is_refused():
     runs = runs_of_two_settings()
     with pytest.raises(ValueError, match="alpha=0.2 must have one run"):
@@ -130,6 +136,8 @@ RUNS = pd.DataFrame(
         (lambda runs: pd.concat([runs, runs[runs.alpha == 0.2]]), "alpha=0.2, seed=0 has more than one row"),
         (lambda runs: runs.drop(columns="seed"), "no column seed; it has alpha"),
         (lambda runs: runs.assign(normalized_reward=runs.normalized_reward.where(runs.index != 4)), "missing in row 4"),
+        (lambda runs: runs[:0], "the table has no rows"),
+        (lambda runs: runs.assign(normalized_cost="0.5"), r"normalized_cost holds (str|object): make numbers of it"),
     ],
 )
 def test_a_table_in_which_seeds_do_not_count_once_is_refused(change, message):
@@ -145,3 +153,11 @@ def test_an_interval_of_one_value_or_of_another_level(interval):
     for level in (95, -0.5, 1):
         with pytest.raises(ValueError, match=f"level={level} must lie between 0 and 1"):
             interval([1.0, 2, 3], level=level)
+
+
+@pytest.mark.parametrize("interval", [bootstrap_interval, t_interval])
+def test_masked_values_are_not_counted_in_silence(interval):
+    with pytest.raises(ValueError, match="some of the values are masked"):
+        interval(np.ma.masked_array([1.0, 2, 1000], mask=[0, 0, 1]))
+    with pytest.raises(ValueError, match="resamples=0 must be at least 100"):
+        bootstrap_interval([1.0, 2], resamples=0)

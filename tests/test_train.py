@@ -265,3 +265,10 @@ def test_a_group_of_learners_is_gone_before_the_next_is_made(data, monkeypatch):
     monkeypatch.setattr(sys.modules["trac.train"], "learners", spy)
     trac.train(data, [QUICK, QUICK.replace(batch_size=6), QUICK.replace(batch_size=4)], progress=False)
     assert alive == [0, 0, 0]
+
+
+@pytest.mark.parametrize("change", [dict(batch_size=1), dict(cost_limit=0.0, top=0.01)])
+def test_batches_without_two_classes_are_told(change):
+    config = QUICK.replace(task="BallRun", eval_episodes=0)
+    with pytest.warns(UserWarning, match=r"% of the batches will have segments of one class only, which leave η"):
+        trac.train(trac.load("BallRun"), config.replace(**change), progress=False)

@@ -1,4 +1,4 @@
-"""Command line: `python -m trac train --task BallCircle --cost-limit 20 --seed 0`, and `sweep`, `reproduce`."""
+"""Command line: `python -m trac train --task BallCircle --cost-limit 20`; `python -m trac --help` has the rest."""
 
 import re
 import sys
@@ -9,6 +9,7 @@ import tyro
 
 import trac
 from trac.config import field_types
+from trac.core.trackers import mlflow, tensorboard
 from trac.train import Precision
 
 UNSAID = "of the source"  # a task that the command line does not say; --help shows it
@@ -22,8 +23,11 @@ def train(
     resume: bool = False,
     capture: bool = True,
     precision: Precision = "tf32",
+    tracker: Literal["tensorboard", "mlflow"] | None = None,
 ) -> None:
     """Train TraC on a task's data and evaluate it in the simulator.
+
+    Example: python -m trac train --task BallCircle --cost-limit 20 --seed 0
 
     Args:
         config: every field is a flag of its own.
@@ -33,13 +37,17 @@ def train(
         resume: go on from the checkpoints in the folder.
         capture: on a GPU, replay each update as one graph; --no-capture launches each kernel, to debug.
         precision: of the matrix products on a GPU.
+        tracker: write the history to TensorBoard, in tensorboard/ of the folder, or to MLflow, as it is made.
     """
     task = "BallCircle" if config.task == UNSAID and source in ("packaged", "dsrl") else config.task
     data = trac.load(Path(source)) if task == UNSAID else trac.load(task, source)
     config = config.replace(task=data.task)
     print(data)
     folder = out or Path("runs") / f"{config.task}-{config.cost_limit:g}-{config.seed}"
-    run = trac.train(data, config, device=device, out=folder, resume=resume, capture=capture, precision=precision)
+    options: dict[str, Any] = dict(device=device, resume=resume, capture=capture, precision=precision)
+    if tracker:
+        options["tracker"] = tensorboard(folder / "tensorboard") if tracker == "tensorboard" else mlflow()
+    run = trac.train(data, config, out=folder, **options)
     print(run.history.iloc[-1].to_string())
     print(f"saved in {folder}; read it with trac.load_run({str(folder)!r})")
 
@@ -58,6 +66,8 @@ def sweep(
     collect: bool = False,
 ) -> None:
     """Run a notebook over a grid of its parameters, on this machine or on a Dask cluster.
+
+    Example: python -m trac sweep notebooks/ablation.ipynb --out runs/alpha --grid alpha=0.1,0.2 --seeds 0,1,2
 
     Args:
         notebook: with a cell tagged "parameters", such as notebooks/ablation.ipynb.
@@ -108,6 +118,8 @@ def reproduce(
 ) -> None:
     """The paper's experiment on DSRL's data: our row beside the paper's. The same command goes on where it stopped.
 
+    Example: python -m trac reproduce --task BallRun
+
     Args:
         task: name of a task: 3 cost limits, 3 seeds each.
         tasks: a whole suite, or all, in place of one task.
@@ -144,6 +156,33 @@ def reproduce(
     )
 
 
+def page(results: tyro.conf.Positional[Path], out: Path | None = None) -> None:
+    """Write a table of results as one HTML file, with sorting and filters, that needs no network.
+
+    Example: python -m trac page runs/alpha/results.csv
+
+    Args:
+        results: a CSV file, such as a sweep's results.csv.
+        out: the HTML file; the CSV file's name with .html without it.
+    """
+    from trac.experiments.page import write_page
+
+    print(write_page(results, out))
+
+
+def doctor(network: bool = False) -> None:
+    """Say what is installed, what can be simulated, and what to do about each gap: the text for a bug report.
+
+    Example: python -m trac doctor
+
+    Args:
+        network: ask DSRL's mirrors for an answer, too; without it nothing is sent.
+    """
+    from trac.doctor import report
+
+    print(report(network))
+
+
 def _exit(failed: dict[str, str]) -> None:
     for name, error in failed.items():
         print(f"failed: {name}: {error}", file=sys.stderr)
@@ -161,7 +200,7 @@ def as_flags(message: str) -> str:
 
 
 def main() -> None:
-    commands: dict[str, Any] = {"train": train, "sweep": sweep, "reproduce": reproduce}
+    commands: dict[str, Any] = {"train": train, "sweep": sweep, "reproduce": reproduce, "page": page, "doctor": doctor}
     try:
         tyro.extras.subcommand_cli_from_dict(commands, prog="python -m trac")
     except (ValueError, ImportError, OSError, RuntimeError, MemoryError) as error:

@@ -34,6 +34,10 @@ class Settings:
     """What the configs of all methods are: frozen dataclasses that check themselves, with these fields among theirs.
 
     Online methods have no `log_every`.
+
+    >>> config = trac.TracConfig(cost_limit=np.inf, bottom=0.25)  # a kind of Settings
+    >>> config.to_dict()["cost_limit"], type(config).from_dict(config.to_dict()) == config
+    ('inf', True)
     """
 
     task: str
@@ -52,7 +56,11 @@ class Settings:
         check_name(self.task)
 
     def replace(self, **changes: Any) -> Self:
-        """A copy with some fields changed. Raises ConfigError for a name that is not a field."""
+        """A copy with some fields changed. Raises ConfigError for a name that is not a field.
+
+        >>> trac.TracConfig(cost_limit=20).replace(alpha=0.5, seed=1).alpha
+        0.5
+        """
         cls: Any = type(self)
         for name in changes:
             if name not in field_types(cls):
@@ -61,19 +69,35 @@ class Settings:
         return type(self)(**vars(self) | changes)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, fit for JSON: an infinite limit becomes the string "inf"."""
+        """Plain values, fit for JSON: an infinite limit becomes the string "inf".
+
+        >>> trac.TracConfig().to_dict()["hidden"]
+        [128, 128]
+        """
         values: dict[str, Any] = {name: list(v) if isinstance(v, tuple) else v for name, v in vars(self).items()}
         return values | {"cost_limit": "inf"} if math.isinf(values["cost_limit"]) else values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """The inverse of `to_dict()`."""
+        """The inverse of `to_dict()`.
+
+        >>> trac.TracConfig.from_dict({"task": "BallRun", "cost_limit": "inf", "bottom": 0.25}).cost_limit
+        inf
+        """
         return cls().replace(**(values | {"cost_limit": float(values["cost_limit"])}))
 
 
 @dataclass(frozen=True)
 class TracConfig(Settings):
-    """Everything that can be varied in a run. The defaults are the book's quick settings; see `paper()`."""
+    """Everything that can be varied in a run. The defaults are the book's quick settings; see `paper()`.
+
+    >>> config = trac.TracConfig(task="BallRun", cost_limit=20, alpha=0.5)
+    >>> config.segment_ratio, config.replace(seed=1).seed
+    (1.0, 1)
+    >>> trac.TracConfig(top=2.0)
+    Traceback (most recent call last):
+    trac.config.ConfigError: top=2.0: must be less than or equal to 1.
+    """
 
     # problem
     task: str = "BallCircle"  # name in trac.TASKS, or a task of your own: the data's
@@ -87,7 +111,7 @@ class TracConfig(Settings):
     level: Literal["trajectory", "step"] = "trajectory"  # "step": segments of one step, labelled by its own cost
     # score and loss
     alpha: Positive = 0.2  # temperature of the score
-    gamma: PositiveShare = 0.99  # discount inside a segment
+    gamma: PositiveShare = 0.99  # discount of each step inside a segment
     eta: NonNegative = 0.25  # weight of the undesirable class against the desirable one
     use: Literal["both", "desirable", "undesirable"] = "both"  # one alone: mask the other class's loss term
     clamp: Annotated[float, Field(gt=0, lt=0.5)] | None = None  # 1e-6 repeats the released code's bound on σ(s)
@@ -95,20 +119,20 @@ class TracConfig(Settings):
     reference: Literal["bc", "initial", "none"] = "bc"  # "initial": the untrained weights; "none": score without it
     init: Literal["reference", "fresh"] = "reference"  # second phase starts from the cloned or the untrained weights
     # policy
-    policy: Literal["deterministic", "gaussian"] = "deterministic"
+    policy: Literal["deterministic", "gaussian"] = "deterministic"  # "gaussian": learns a standard deviation, too
     hidden: Widths = (128, 128)  # widths of the hidden layers
     dropout: Dropout = 0.25  # probability of dropping a hidden unit while training
     # optimisation
     batch_size: Count = 16  # segments per update
-    learning_rate: Positive = 1e-3  # Adam, first phase
+    learning_rate: Positive = 1e-3  # of Adam in the first phase
     bc_steps: CountOrZero = 2_000  # updates of the first phase; 0: π_ref is untrained; as many as steps: cloning alone
     steps: Count = 4_000  # updates in all, cloning included
     warmup_steps: CountOrZero = 200  # updates of linear warm-up in the second phase, which may end within it
     lr_multiplier: Positive = 0.1  # second phase's learning rate over the first's
-    seed: CountOrZero = 0
+    seed: CountOrZero = 0  # of initial weights, batches and dropout; of the episodes that evaluate
     # watching
     eval_every: CountOrZero = 0  # updates between evaluations; 0: only at the end
-    eval_episodes: CountOrZero = 20  # per evaluation; 0: never evaluate
+    eval_episodes: CountOrZero = 20  # episodes per evaluation; 0: never evaluate
     log_every: Count = 50  # updates per row of the history
 
     def __post_init__(self) -> None:
@@ -127,6 +151,9 @@ class TracConfig(Settings):
         """The released code's settings for this task, its sampling with replacement and its schedule included.
 
         The segment ratio is published for three tasks only; for the others it must be given.
+
+        >>> trac.TracConfig.paper("BallRun", cost_limit=20).steps
+        100000
         """
         settings = dict(get_task(task).paper)
         if segment_ratio is not None:
@@ -150,13 +177,21 @@ class TracConfig(Settings):
 
 @cache
 def field_types(cls: Any) -> dict[str, TypeAdapter[Any]]:
-    """What each field of a config takes, by its name. Strict: no texts for numbers, no True for 1."""
+    """What each field of a config takes, by its name. Strict: no texts for numbers, no True for 1.
+
+    >>> list(field_types(trac.TracConfig))[:4]
+    ['task', 'cost_limit', 'top', 'bottom']
+    """
     hints = get_type_hints(cls, include_extras=True)
     return {field.name: TypeAdapter(hints[field.name], config=STRICT) for field in dataclasses.fields(cls)}
 
 
 def checked(name: str, value: Any, allowed: TypeAdapter[Any]) -> Any:
-    """The value in plain types, with a tuple for a list. Raises ConfigError, with the name, for what is not allowed."""
+    """The value in plain types, with a tuple for a list. Raises ConfigError, with the name, for what is not allowed.
+
+    >>> checked("hidden", [64, 64], field_types(trac.TracConfig)["hidden"])
+    (64, 64)
+    """
     try:
         return allowed.validate_python(_plain(value))
     except ValidationError as error:

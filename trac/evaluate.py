@@ -29,6 +29,12 @@ class Evaluation:
     Attributes:
         episodes: one row for each episode: seed, return, cost, length, normalized_reward, normalized_cost
             (NaN where the limit is infinite).
+
+    Example:
+        >>> episodes = pd.DataFrame({"return": [90.0, 110.0], "cost": [10.0, 20.0], "length": 100})
+        >>> episodes = episodes.assign(normalized_reward=[0.4, 0.6], normalized_cost=[0.5, 1.0])
+        >>> Evaluation("BallRun", 20, episodes)
+        Evaluation(BallRun, 2 episodes: return 100.0, cost 15.0; normalised 0.50 / 0.75, safe)
     """
 
     task: str
@@ -36,7 +42,12 @@ class Evaluation:
     episodes: pd.DataFrame
 
     def summary(self) -> dict[str, Any]:
-        """Mean of each score, and under `<score>_interval` its 95 % bootstrap interval over these episodes."""
+        """Mean of each score, and under `<score>_interval` its 95 % bootstrap interval over these episodes.
+
+        >>> episodes = pd.DataFrame(1.0, index=range(20), columns=[*SCORES, "length"])
+        >>> Evaluation("BallRun", 20, episodes).summary()["cost_interval"]
+        (1.0, 1.0)
+        """
         means = {name: float(self.episodes[name].mean()) for name in SCORES}
         intervals = {f"{name}_interval": bootstrap_interval(self.episodes[name]) for name in SCORES}
         return means | {"length": float(self.episodes["length"].mean())} | intervals
@@ -90,6 +101,12 @@ def evaluate(
         OptionError: see `trac.envs.make`.
         ValueError: there is no episode or no policy, or the limit is negative or not a number; a task of your own lacks
             `env` or `reward_range`; `env` cannot be sent to other processes.
+
+    Example:
+        >>> policy = trac.policy.Policy(7, 2, hidden=(8,))  # untrained: it does nothing
+        >>> scores = trac.evaluate(policy, task="BallRun", cost_limit=20, episodes=2, seed=0, workers=1)
+        >>> scores.episodes.length.tolist(), scores.summary()["cost"]
+        ([100, 100], 0.0)
     """
     return evaluate_many(
         [policy],
@@ -117,7 +134,13 @@ def evaluate_many(
     env: MakeEnv | None = None,
     reward_range: tuple[float, float] | None = None,
 ) -> list[Evaluation]:
-    """`evaluate` for several policies at once, each with its own limit and seed; one list of episodes to share out."""
+    """`evaluate` for several policies at once, each with its own limit and seed; one list of episodes to share out.
+
+    >>> policy = trac.policy.Policy(7, 2, hidden=(8,))
+    >>> one = dict(task="BallRun", episodes=1, workers=1)
+    >>> [found.cost_limit for found in evaluate_many([policy, policy], cost_limits=[10, 20], seeds=[0, 0], **one)]
+    [10, 20]
+    """
     numbers = [
         ("episodes", episodes, 1),
         *(("seed", seed, 0) for seed in seeds),
@@ -152,6 +175,12 @@ def evaluate_many(
     results = []
     for index, limit in enumerate(cost_limits):
         frame = pd.DataFrame(rows[index * episodes : (index + 1) * episodes])
+        if episodes > 1 and not frame[["return", "cost", "length"]].nunique().gt(1).any():
+            warnings.warn(
+                f"the {episodes} episodes are all the same, and say as much as one: the environment draws nothing from "
+                f"its seed.",
+                stacklevel=4,
+            )
         frame["normalized_reward"] = known.normalized_reward(frame["return"])
         frame["normalized_cost"] = known.normalized_cost(frame["cost"], limit)
         results.append(Evaluation(known.name, limit, frame))
@@ -159,7 +188,11 @@ def evaluate_many(
 
 
 def scored_task(name: str | None, env: MakeEnv | None, reward_range: tuple[float, float] | None) -> Task:
-    """The task whose scale is that of the scores; raises ValueError where the arguments of `evaluate` give none."""
+    """The task whose scale is that of the scores; raises ValueError where the arguments of `evaluate` give none.
+
+    >>> scored_task("mine", lambda: None, (0, 100)).normalized_reward(50.0)
+    0.5
+    """
     if env is None and reward_range is None and name is not None:
         return get_task(name)
     if env is None:
@@ -178,6 +211,10 @@ def rollout(
 
     A policy with a memory of the episode, or with random actions, has two more methods: `start(seed)`, called before
     the first step, and `observe(reward, cost)`, called after each one.
+
+    >>> episode = rollout(trac.policy.Policy(7, 2, hidden=(8,)), "BallRun", seed=3)
+    >>> episode["seed"], episode["cost"], episode["length"]
+    (3, 0.0, 100)
     """
     total, cost, length, done = 0.0, 0.0, 0, False
     with _one_thread(), closing(open_env(task, env, env_options)) as simulator:
@@ -231,6 +268,12 @@ def _one_thread() -> Iterator[None]:
 
 
 def rank(scores: Mapping[str, float], cost_limit: float) -> list[float]:
-    """What orders evaluations from worst to best: safe ones by reward, above the others, by cost."""
+    """What orders evaluations from worst to best: safe ones by reward, above the others, by cost.
+
+    >>> within = dict(normalized_cost=0.5, normalized_reward=0.1)
+    >>> over = dict(normalized_cost=2.0, normalized_reward=0.9)
+    >>> rank(within, 20) > rank(over, 20)
+    True
+    """
     kept = cost_limit == float("inf") or safe(scores["normalized_cost"])
     return [-1.0 if kept else -scores["normalized_cost"], scores["normalized_reward"]]

@@ -34,6 +34,11 @@ class Segments:
         total: number of segments cut, labelled or not.
         too_short: number of episodes shorter than L.
         too_short_unsafe: how many of those exceed the limit l.
+
+    Example:
+        >>> segments = trac.partition(data, cost_limit=20, segment_ratio=0.25)
+        >>> segments.length, len(segments) == len(segments.labels), segments.cost_limit
+        (25, True, 5.0)
     """
 
     starts: np.ndarray
@@ -99,6 +104,12 @@ def partition(
     Raises:
         ConfigError: a setting is out of range.
         PartitionError: no segment exists, none is safe, none is undesirable.
+
+    Example:
+        >>> trac.partition(data, cost_limit=20)
+        Segments(length 100: 112 desirable, 421 undesirable, 111 in neither class)
+        >>> trac.partition(data, cost_limit=20, top=0.25, bottom=0.5)
+        Segments(length 100: 56 desirable, 533 undesirable, 55 in neither class)
     """
     settings: dict[str, Any] = dict(cost_limit=cost_limit, top=top, bottom=bottom, kappa=kappa, seed=seed)
     settings |= dict(segment_ratio=segment_ratio, sampling=sampling, level=level)
@@ -106,7 +117,11 @@ def partition(
 
 
 def segments_of(data: Trajectories, config: TracConfig) -> Segments:
-    """`partition` with the settings of a config."""
+    """`partition` with the settings of a config.
+
+    >>> segments_of(data, trac.TracConfig(task="BallRun", cost_limit=20, segment_ratio=0.5)).length
+    50
+    """
     cost_limit, horizon = config.cost_limit, int(data.lengths.max())
     top, bottom, kappa, segment_ratio = config.top, config.bottom, config.kappa, config.segment_ratio
     length = 1 if config.level == "step" else int(horizon * segment_ratio)
@@ -186,7 +201,12 @@ def segments_of(data: Trajectories, config: TracConfig) -> Segments:
 
 
 def every_segment(data: Trajectories, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """First transition and episode of every segment of that length, in their order: (S,), (S,) int64."""
+    """First transition and episode of every segment of that length, in their order: (S,), (S,) int64.
+
+    >>> starts, episodes = every_segment(data, 99)  # two in each episode of 100 steps
+    >>> starts[:4].tolist(), episodes[:4].tolist()
+    ([0, 1, 100, 101], [0, 0, 1, 1])
+    """
     counts = np.maximum(data.lengths - length + 1, 0)
     episodes = np.repeat(np.arange(len(counts)), counts)
     offsets = np.arange(len(episodes)) - np.repeat(np.cumsum(counts) - counts, counts)

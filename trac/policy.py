@@ -18,7 +18,12 @@ LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
 
 @contextmanager
 def torch_defaults() -> Iterator[None]:
-    """Inside, torch's defaults are its own, whatever the caller has set: float32, the CPU, gradients, no autocast."""
+    """Inside, torch's defaults are its own, whatever the caller has set: float32, the CPU, gradients, no autocast.
+
+    >>> with torch.no_grad(), torch_defaults():
+    ...     torch.is_grad_enabled()
+    True
+    """
     dtype = torch.get_default_dtype()
     # Only where it changes something: it slows down every call of torch.
     device = torch.device("cpu") if torch.get_default_device().type != "cpu" else nullcontext()
@@ -48,6 +53,11 @@ class Policy(nn.Module):
     Attributes:
         settings: the arguments, by name: with `state_dict()` all it takes to rebuild the policy.
         layers: the linear layers. The last one's output is the mean before tanh and, if gaussian, log_std after it.
+
+    Example:
+        >>> policy = Policy(obs_dim=7, act_dim=2, hidden=(64, 64)).initialise(torch.Generator().manual_seed(0))
+        >>> policy.act(data.observations[0]).shape, policy.act(data.observations[:5]).shape
+        ((2,), (5, 2))
     """
 
     def __init__(self, obs_dim: int, act_dim: int, *, hidden: Sequence[int], kind: str = "deterministic"):
@@ -86,7 +96,12 @@ class Policy(nn.Module):
         return score.log_prob(torch.tanh(mean), actions, log_std.clamp(LOG_STD_MIN, LOG_STD_MAX))
 
     def log_prob(self, observations: Tensor, actions: Tensor) -> Tensor:
-        """log π(a|s): (N, obs_dim), (N, act_dim) -> (N,)."""
+        """log π(a|s): (N, obs_dim), (N, act_dim) -> (N,).
+
+        >>> policy = Policy(7, 2, hidden=(64,))
+        >>> policy.log_prob(torch.zeros(5, 7), torch.zeros(5, 2)).shape
+        torch.Size([5])
+        """
         return self.log_prob_of(self(observations), actions)
 
     @torch.inference_mode()
@@ -101,5 +116,9 @@ class Policy(nn.Module):
 
 
 def layer_sizes(obs_dim: int, act_dim: int, hidden: Sequence[int], kind: str) -> list[int]:
-    """Width of the input, of each hidden layer and of the output (mean, and log_std if gaussian)."""
+    """Width of the input, of each hidden layer and of the output (mean, and log_std if gaussian).
+
+    >>> layer_sizes(7, 2, (64, 64), "gaussian")
+    [7, 64, 64, 4]
+    """
     return [obs_dim, *hidden, act_dim * (2 if kind == "gaussian" else 1)]

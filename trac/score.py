@@ -12,6 +12,9 @@ def log_prob(mean: Tensor, action: Tensor, log_std: Tensor | None = None) -> Ten
 
     Without `log_std`, the released code's deterministic policy: -||a - mean||², a Gaussian of variance
     1/2 up to a constant. With it, a Gaussian with that log standard deviation for each dimension.
+
+    >>> log_prob(mean=torch.zeros(2), action=torch.tensor([0.6, 0.8]))
+    tensor(-1.)
     """
     if log_std is None:
         return -(action - mean).square().sum(-1)
@@ -26,6 +29,10 @@ def segment_score(log_ratio: Tensor, *, alpha: Tensor | float, gamma: Tensor | f
         log_ratio: (..., L) log π(a_t|s_t) - log π_ref(a_t|s_t).
         alpha: temperature, a scalar or a tensor that broadcasts against (...).
         gamma: discount, likewise.
+
+    Example:
+        >>> segment_score(torch.tensor([1.0, 1.0, 1.0]), alpha=0.5, gamma=0.5)  # 0.5 (1 + 0.5 + 0.25)
+        tensor(0.8750)
     """
     steps = torch.arange(log_ratio.shape[-1], device=log_ratio.device, dtype=log_ratio.dtype)
     gamma = torch.as_tensor(gamma, dtype=log_ratio.dtype, device=log_ratio.device)
@@ -55,6 +62,13 @@ def trac_loss(
 
     Raises:
         ValueError: `weight` or `label` has another shape, or `use` is another word.
+
+    Example:
+        >>> label, weight = torch.tensor([1.0, 0.0]), torch.ones(2)
+        >>> trac.score.trac_loss(torch.zeros(2), weight, label, eta=1.0)  # log 2, as of a coin; no score is above 0
+        (tensor(0.6931), tensor(0.5000))
+        >>> trac.score.trac_loss(torch.tensor([9.0, -9.0]), weight, label, eta=1.0)[1]
+        tensor(1.)
     """
     for name, x in (("weight", weight), ("label", label)):
         if not x.dim() or x.shape != score.shape[-x.dim() :]:

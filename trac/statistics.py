@@ -28,12 +28,20 @@ def bootstrap_interval(
         seed: of the resampling.
 
     Raises:
-        ValueError: the values are not in one row, or there are none; the level is not between 0 and 1.
+        ValueError: the values are not in one row, or there are none; the level is not between 0 and 1; there are
+            fewer than 100 resamples.
 
     Returns:
         Both ends; NaN for a single value, which says nothing of the spread.
+
+    Example:
+        >>> low, high = bootstrap_interval(np.arange(20))
+        >>> low < 9.5 < high
+        True
     """
     values = _row(values, level)
+    if resamples < 100:
+        raise ValueError(f"resamples={resamples} must be at least 100.")
     if len(values) == 1:
         return float("nan"), float("nan")
     generator = np.random.default_rng(seed)
@@ -60,6 +68,11 @@ def t_interval(values: ArrayLike, *, level: float = 0.95) -> tuple[float, float]
 
     Raises:
         ValueError: the values are not in one row, or there are none; the level is not between 0 and 1.
+
+    Example:
+        >>> low, high = t_interval([0.4, 0.5, 0.6])
+        >>> round(low, 2), round(high, 2)
+        (0.25, 0.75)
     """
     values = _row(values, level)
     if len(values) == 1:
@@ -73,6 +86,9 @@ def safe(normalized_cost: ArrayLike) -> Any:
 
     The paper and DSRL write "below 1". It is the same but for a mean of just 1: that keeps the limit here, such as
     no cost at all under the limit 0. A billionth more is rounding: the mean of costs that are divided first.
+
+    >>> safe([0.5, 1.0, 1.1, np.nan]).tolist()
+    [True, True, False, False]
     """
     return np.asarray(normalized_cost) <= 1 + 1e-9
 
@@ -90,6 +106,12 @@ def summarize(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 
     Raises:
         ValueError: a column is missing, a seed has several rows in one setting, or a run has no score.
+
+    Example:
+        >>> scores = dict(normalized_reward=[0.4, 0.6], normalized_cost=[0.5, 1.5])
+        >>> runs = pd.DataFrame(dict(alpha=0.2, seed=[0, 1], **scores))
+        >>> summarize(runs, ["alpha"])[["alpha", "runs", "safe", "normalized_reward"]].values.tolist()
+        [[0.2, 2.0, 1.0, 0.5]]
     """
     by, rows = _names(by), []
     for keys, group in _checked(runs, by).groupby(by, sort=False, dropna=False):
@@ -113,11 +135,18 @@ def differences(runs: pd.DataFrame, by: Sequence[str], setting: str, baseline: A
 
     Raises:
         ValueError: there is no run at the baseline for some seed; see also `summarize`.
+
+    Example:
+        >>> scores = dict(normalized_reward=[0.4, 0.5, 0.6, 0.9], normalized_cost=1.0)
+        >>> runs = pd.DataFrame(dict(task="BallRun", alpha=[0.2, 0.2, 0.5, 0.5], seed=[0, 1, 0, 1], **scores))
+        >>> table = differences(runs, ["task"], "alpha", 0.2)
+        >>> table.normalized_reward.round(2).tolist(), table.runs.tolist()  # the mean of 0.2 and 0.4
+        ([0.3], [2])
     """
     by = _names(by)
     keys, scores, runs = [*by, "seed"], ["normalized_reward", "normalized_cost"], _checked(runs, [*by, setting])
-    base = runs[runs[setting] == baseline].set_index(keys)[scores]
-    others = runs[runs[setting] != baseline].set_index(keys)
+    at_baseline = runs[setting].isna() if pd.isna(baseline) else runs[setting] == baseline
+    base, others = runs[at_baseline].set_index(keys)[scores], runs[~at_baseline].set_index(keys)
     missing = others.index.difference(base.index)
     if len(missing):
         raise ValueError(f"{setting}={baseline!r} must have one run for each of {keys}; wrong for {list(missing)[:3]}.")
@@ -146,6 +175,8 @@ def _checked(runs: pd.DataFrame, settings: Sequence[str]) -> pd.DataFrame:
     needed = [*settings, "seed", "normalized_reward", "normalized_cost"]
     if missing := [name for name in needed if name not in runs]:
         raise ValueError(f"the table has no column {', '.join(missing)}; it has {', '.join(map(str, runs))}.")
+    if not len(runs):
+        raise ValueError("the table has no rows.")
     keys = needed[: len(settings) + 1]
     twice = runs[runs.duplicated(keys)]
     if len(twice):
@@ -155,6 +186,8 @@ def _checked(runs: pd.DataFrame, settings: Sequence[str]) -> pd.DataFrame:
             f"as the rows of the last model, or name the column in which they differ."
         )
     for score in needed[-2:]:
+        if not pd.api.types.is_numeric_dtype(runs[score]):
+            raise ValueError(f"{score} holds {runs[score].dtype}: make numbers of it, by astype(float).")
         absent = runs[score].isna()
         # Without a constraint no run has a normalised cost.
         if (absent.groupby([runs[name] for name in settings], dropna=False).nunique() > 1).any():
@@ -165,6 +198,8 @@ def _checked(runs: pd.DataFrame, settings: Sequence[str]) -> pd.DataFrame:
 def _row(values: ArrayLike, level: float) -> np.ndarray:
     if not 0 < level < 1:
         raise ValueError(f"level={level} must lie between 0 and 1, such as 0.95.")
+    if np.ma.is_masked(values):
+        raise ValueError("some of the values are masked: pass those that count, as values.compressed().")
     row = np.asarray(values, dtype=np.float64)
     if row.ndim != 1 or not len(row):
         raise ValueError(

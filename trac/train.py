@@ -3,6 +3,7 @@
 import os
 import reprlib
 import sys
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from numbers import Integral
@@ -16,6 +17,7 @@ from trac.core import checkpoint
 from trac.core.fit import EvaluationFailed, Learner, fit
 from trac.core.learner import learners, runs_that_fit
 from trac.core.run import Run
+from trac.core.trackers import Tracker, careful
 from trac.data.files import fingerprint
 from trac.data.tasks import TASKS
 from trac.data.trajectories import Trajectories
@@ -62,6 +64,7 @@ class Options(TypedDict, total=False):
     checkpoint_every: int
     capture: bool
     precision: Precision
+    tracker: Tracker | None
 
 
 @overload
@@ -83,6 +86,7 @@ def train(
     checkpoint_every: int = 500,
     capture: bool = True,
     precision: Precision = "tf32",
+    tracker: Tracker | None = None,
 ) -> Run | list[Run]:
     """Train TraC: partition, clone π_ref, then classify segments by their score.
 
@@ -102,6 +106,8 @@ def train(
         capture: on a GPU, record each phase's update as a graph and replay it; False: launch each kernel, to debug.
         precision: of the matrix products on a GPU: "tf32" keeps 10 bits of the mantissa, "float32" all 23, and is
             several times slower. A CPU has float32 alone.
+        tracker: called with each row of the history as it is made, for TensorBoard, MLflow or the like: see
+            `trac.core.trackers`.
 
     Returns:
         A Run, or a list of Runs in the order of the configs.
@@ -113,12 +119,28 @@ def train(
         CheckpointError: `out` cannot be written or is in use by another process, or no checkpoint in it can be read.
         OSError: a checkpoint could not be written, on a full disk for instance; those before it are whole.
         TrainingError: runs failed; the others are finished and saved.
+
+    Example:
+        >>> config = trac.TracConfig(task="BallRun", cost_limit=20, steps=8, bc_steps=4, eval_episodes=0)
+        >>> trac.train(data, config, progress=False).history.step.tolist()
+        [4, 8]
+        >>> runs = trac.train(data, [config.replace(seed=s) for s in (0, 1)], progress=False)
+        >>> [run.config.seed for run in runs]
+        [0, 1]
     """
     configs = config_list(data, config, TracConfig)
     segments = [segments_of(data, c) for c in configs]
+    for c, s in zip(configs, segments, strict=True):
+        share = float(s.labels.mean())
+        if (lacking := share**c.batch_size + (1 - share) ** c.batch_size) > 0.9:
+            warnings.warn(
+                f"{lacking:.0%} of the batches will have segments of one class only, which leave η without effect and "
+                f"may leave nothing to learn: {share:.1%} of the segments are desirable and batch_size={c.batch_size}.",
+                stacklevel=2,
+            )
     options: dict[str, Any] = dict(out=out, resume=resume, progress=progress, checkpoint_every=checkpoint_every)
     options |= dict(device=device, capture=capture, precision=precision, single=isinstance(config, TracConfig))
-    return train_on(data, configs, segments, **options)
+    return train_on(data, configs, segments, tracker=tracker, **options)
 
 
 def train_on(
@@ -131,7 +153,13 @@ def train_on(
     capture: bool = True,
     **options: Any,
 ) -> Run | list[Run]:
-    """`train` on given segments, one set for each config; `options` as for `run_all`."""
+    """`train` on given segments, one set for each config; `options` as for `run_all`.
+
+    >>> config = trac.TracConfig(task="BallRun", steps=4, bc_steps=2, eval_episodes=0)
+    >>> own = trac.partition(data, cost_limit=20, segment_ratio=0.5)
+    >>> train_on(data, [config], [own], single=True, progress=False).record["segments"]["length"]
+    50
+    """
     where = find_device(device)
     stacks: dict[tuple[Any, ...], list[int]] = {}
     for index, (c, s) in enumerate(zip(configs, segments, strict=True)):
@@ -151,7 +179,11 @@ def train_on(
 
 
 def data_identity(data: Trajectories, names: Iterable[str]) -> dict[str, str]:
-    """For a checkpoint's identity: a hash of each of these arrays, by its name."""
+    """For a checkpoint's identity: a hash of each of these arrays, by its name.
+
+    >>> list(data_identity(data, ("observations", "actions")))
+    ['observations', 'actions']
+    """
     return {name: fingerprint(getattr(data, name)) for name in names}
 
 
@@ -168,6 +200,7 @@ def run_all(
     precision: Precision = "tf32",
     simulator: Mapping[str, Any] | None = None,
     records: Sequence[Mapping[str, Any]] | None = None,
+    tracker: Tracker | None = None,
 ) -> Run | list[Run]:
     """Fit groups of learners one after the other, keep other processes out of the folder, and save what is finished.
 
@@ -179,6 +212,12 @@ def run_all(
         records: for each run what its record is to hold beside the rest.
 
     For the rest and the errors see `train`.
+
+    Example:
+        >>> config = trac.TracConfig(task="BallRun", steps=4, bc_steps=2, eval_episodes=0)
+        >>> group = [0], learners(data, [segments_of(data, config)], [config])
+        >>> run_all([group], identity={"algorithm": "trac"}, single=True, progress=False).record["algorithm"]
+        'trac'
     """
     if not isinstance(checkpoint_every, Integral) or checkpoint_every < 1:
         raise ConfigError(f"checkpoint_every={checkpoint_every!r} must be a whole number, at least 1.")
@@ -209,7 +248,7 @@ def run_all(
             place = folder / "checkpoints" / f"{number:02d}" if folder and group[0].state else None
             with _products(group[0].device, precision):
                 try:
-                    failure, runs = None, fit(group, folder=place, **options)
+                    failure, runs = None, fit(group, folder=place, tracker=careful(tracker, indices), **options)
                 except EvaluationFailed as error:
                     failure, runs = error.__cause__, error.runs
             for index, run in zip(indices, runs, strict=True):
@@ -238,7 +277,11 @@ def run_all(
 
 
 def config_list(data: Trajectories, config: C | Sequence[C], kind: type[C]) -> list[C]:
-    """A method's configs, one or several, as a list; raises ConfigError or MissingSimulator for what cannot be run."""
+    """A method's configs, one or several, as a list; raises ConfigError or MissingSimulator for what cannot be run.
+
+    >>> len(config_list(data, trac.TracConfig(task="BallRun", eval_episodes=0), trac.TracConfig))
+    1
+    """
     if not isinstance(data, Trajectories):
         raise ConfigError(f"the data is {reprlib.repr(data)}: pass trajectories, such as trac.load({kind().task!r}).")
     configs: list[Any] = list(config) if isinstance(config, Iterable) else [config]
@@ -263,7 +306,11 @@ def config_list(data: Trajectories, config: C | Sequence[C], kind: type[C]) -> l
 
 
 def find_device(device: str | torch.device | None) -> torch.device:
-    """The device of that name, or a GPU where there is one, else the CPU; raises ConfigError for what is not there."""
+    """The device of that name, or a GPU where there is one, else the CPU; raises ConfigError for what is not there.
+
+    >>> find_device("cpu")
+    device(type='cpu')
+    """
     try:
         found = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device is None else device)
     except (RuntimeError, TypeError) as error:

@@ -10,7 +10,7 @@ from nbclient import NotebookClient
 from trac.teaching.exercise import attempt
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
-CHAPTERS = sorted([*NOTEBOOKS.glob("[01][0-9]_*.ipynb"), NOTEBOOKS / "core.ipynb", NOTEBOOKS / "own_task.ipynb"])
+CHAPTERS = sorted([*NOTEBOOKS.glob("[01A-K]*_*.ipynb"), NOTEBOOKS / "core.ipynb", NOTEBOOKS / "own_task.ipynb"])
 SOLUTION = re.compile(r"`{3,}\{solution\} ([\w-]+)\n(.*?)\n`{4,}", re.DOTALL)
 CODE = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
@@ -66,9 +66,13 @@ def test_an_attempt_says_whether_it_holds(capsys, monkeypatch):
     with attempt("right"):
         assert 1 + 1 == 2
     with attempt("wrong"):
-        assert 1 + 1 == 3
+        raise AssertionError
+    with attempt("told"):
+        raise AssertionError("expected 3, got 2")
     assert capsys.readouterr().out == (
-        "right: solved\nwrong: not solved yet, AssertionError at\n    assert 1 + 1 == 3\n"
+        "right: solved\nwrong: not solved yet, AssertionError at\n    raise AssertionError\n"
+        'told: not solved yet, AssertionError at\n    raise AssertionError("expected 3, got 2")\n'
+        "    expected 3, got 2\n"
     )
     monkeypatch.setenv("TRAC_EXERCISES", "strict")
     with pytest.raises(TypeError), attempt("strict"):

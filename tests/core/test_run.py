@@ -59,7 +59,7 @@ def test_a_run_without_a_limit_comes_back_from_plain_json(tmp_path, data):
     assert same(again.policy, run.policy) and same(again.reference, run.reference)
     pd.testing.assert_frame_equal(again.history, run.history)
     manifest = json.loads((tmp_path / "run" / "run.json").read_text(), parse_constant=pytest.fail)
-    assert set(manifest) == {"format", "weights", "config", "policies", "record"} and manifest["format"] == 2
+    assert set(manifest) == {"format", "files", "config", "policies", "record"} and manifest["format"] == 2
     assert manifest["config"] == {"class": "trac.config.TracConfig", "settings": config.to_dict()}
     assert set(manifest["policies"]) == {"policy", "reference"}
     assert manifest["policies"]["policy"] == {"class": "trac.policy.Policy", "settings": run.policy.settings}
@@ -85,8 +85,15 @@ def test_weights_of_another_run_are_refused(folder, data, tmp_path):
     (folder / "weights.safetensors").write_bytes((other / "weights.safetensors").read_bytes())
     with pytest.raises(ConfigError, match=r"weights\.safetensors is not the file that was saved with run\.json"):
         trac.load_run(folder)
-    edit(folder, lambda manifest: manifest.pop("weights"))  # as it was saved before there was a hash
+    edit(folder, lambda manifest: manifest.pop("files"))  # as it was saved before there was a hash
     assert same(trac.load_run(folder).policy, trac.load_run(other).policy)
+
+
+def test_a_history_that_was_cut_is_refused(folder):
+    path = folder / "history.csv"
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(ConfigError, match=r"history\.csv is not the file that was saved with run\.json"):
+        trac.load_run(folder)
 
 
 def test_a_file_is_no_folder(folder, tmp_path):

@@ -247,8 +247,50 @@ def test_costs_that_are_sums_so_far_are_told(arrays):
     late = (np.arange(240) % 20 > 15).astype(float)  # outside to the end
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        arrays.pop("next_observations")
         for costs in (arrays["costs"], late, np.ones(240), np.zeros(240)):
-            from_arrays("BallCircle", **arrays | {"costs": costs})
+            from_arrays("own", **arrays | {"costs": costs})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(costs=lambda a: 0 * a["costs"]), "no step costs anything"),
+        (dict(timeouts=lambda a: np.arange(64400) % 10 == 9), "the longest episode has 10 steps, .* BallRun have 100"),
+        (dict(rewards=lambda a: 0.01 * a["rewards"]), r"the returns lie in \[.*, 13\.\d+\], and those of BallRun"),
+        (dict(observations=lambda a: a["observations"] + 1.7e9), r"reaches 1\.7e\+09, where float32 tells only .* 128"),
+        (
+            dict(observations=lambda a: a["next_observations"], next_observations=lambda a: a["observations"]),
+            "next_observations are not the observations of the rows that follow",
+        ),
+        (dict(next_observations=lambda a: a["observations"]), "next_observations are not the observations"),
+        (dict(next_observations=lambda a: a["next_observations"][::-1]), "next_observations are not the observations"),
+    ],
+)
+def test_a_log_that_is_hardly_what_it_was_meant_to_be_is_told(change, message):
+    data = trac.load("BallRun")
+    arrays = {name: getattr(data, name) for name in trajectories.KEYS}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        from_arrays("BallRun", **arrays)
+    with pytest.warns(UserWarning, match=message):
+        from_arrays("BallRun", **arrays | {name: make(arrays) for name, make in change.items()})
+
+
+def test_swapped_observations_of_a_file_are_told_when_they_are_read(tmp_path):
+    data = trac.load("BallRun")
+    arrays = {name: getattr(data, name) for name in trajectories.KEYS}
+    arrays |= dict(observations=arrays["next_observations"], next_observations=arrays["observations"])
+    swapped = read(write_raw(tmp_path / "a.hdf5", arrays), "BallRun")
+    with pytest.warns(UserWarning, match=r"a\.hdf5: next_observations are not the observations"):
+        swapped.next_observations  # noqa: B018
+
+
+def test_a_file_that_dsrl_calls_after_another_task_is_refused(tmp_path, arrays):
+    path = write_raw(tmp_path / TASKS["BallRun"].file, arrays)
+    with pytest.raises(DatasetError, match="it says that it is a log of BallRun"):
+        trac.load("BallCircle", path)
+    assert trac.load("own", path).task == "own"
 
 
 def test_an_episode_longer_than_the_task_is_refused(tmp_path, arrays):

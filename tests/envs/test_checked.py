@@ -160,11 +160,18 @@ def frozen():
     return env
 
 
-@pytest.mark.parametrize("action", [np.zeros(2), np.zeros((1, 1)), np.full(1, np.nan)])
+@pytest.mark.parametrize("action", [np.zeros(2), np.zeros((1, 1)), np.full(1, np.nan), np.full(1, -5.0)])
 def test_an_action_that_is_none_is_refused(action):
     policy = type("Odd", (), {"act": lambda self, observation: action})()
-    with pytest.raises(EnvError, match="the policy returns an action (of shape|with a NaN or infinite value)"):
+    with pytest.raises(
+        EnvError, match="the policy returns an action (of shape|with a NaN or infinite value|of 5: let it act)"
+    ):
         evaluated(Line, policy)
+
+
+def test_episodes_that_are_all_the_same_are_told():
+    with pytest.warns(UserWarning, match="the 3 episodes are all the same, and say as much as one"):
+        trac.evaluate(Coast(), env=like(reward=1.0), reward_range=(0, 1), cost_limit=1, episodes=3, workers=1)
 
 
 def test_no_bound_cuts_a_simulator_of_dsrls():

@@ -27,6 +27,7 @@ def test_values_take_the_type_of_their_default(name, text, value):
         (["alpha=high"], "alpha='high': must be a valid number"),
         (["wait=long"], "wait='long': must be a valid number"),
         (["seeds=[0,0.5]"], r"seeds=\(0, 0.5\): entry 1 must be a valid integer"),
+        (["seeds=0,1"], "each value of seeds is a list. For one list write --seeds 0,1"),
         (["seeds=[-1]"], "entry 0 must be greater than or equal to 0"),
         (["hidden=64,32"], r"hidden=64: must be a tuple, such as \(64, 64\)"),
         (["eval_episodes=0"], "eval_episodes=0: a point's result is its scores"),

@@ -19,6 +19,10 @@ def bc_all(data: Trajectories, config: TracConfig | Sequence[TracConfig], **opti
 
     Takes what `trac.train` takes and returns what it returns. All `steps` updates clone, each on
     BATCH_SIZE single transitions; the cost limit plays no part but in the scores.
+
+    >>> config = trac.TracConfig(task="BallRun", steps=2, bc_steps=2, eval_episodes=0)
+    >>> bc_all(data, config, progress=False).record["segments"]["labelled"]
+    64400
     """
     configs = config_list(data, config, TracConfig)
     everything = np.ones(len(data.starts), dtype=bool)
@@ -30,6 +34,10 @@ def bc_safe(data: Trajectories, config: TracConfig | Sequence[TracConfig], **opt
     """Clone the episodes whose cost is within the limit; otherwise as `bc_all`.
 
     Raises PartitionError when no episode is safe.
+
+    >>> config = trac.TracConfig(task="BallRun", cost_limit=20, steps=2, bc_steps=2, eval_episodes=0)
+    >>> bc_safe(data, config, progress=False).record["segments"]["labelled"]
+    22300
     """
     configs, segments = config_list(data, config, TracConfig), []
     for c in configs:

@@ -26,13 +26,21 @@ from trac.data.trajectories import Trajectories
 
 @dataclass(frozen=True)
 class BCQLagConfig(LagrangianConfig):
-    """Settings of BCQ-Lag. Source of the published values: OSRL, examples/configs/bcql_configs.py."""
+    """Settings of BCQ-Lag. Source of the published values: OSRL, examples/configs/bcql_configs.py.
+
+    >>> BCQLagConfig(task="BallRun", cost_limit=20).phi
+    0.05
+    """
 
     phi: NonNegative = 0.05  # Φ, largest change of a proposed action in each dimension
 
 
 class Perturbation(nn.Module):
-    """An action moved by at most φ: a + φ ξ(s, a), clipped to [-1, 1]."""
+    """An action moved by at most φ: a + φ ξ(s, a), clipped to [-1, 1].
+
+    >>> Perturbation(7, 2, hidden=(8,), phi=0.05)(torch.zeros(5, 7), torch.ones(5, 2)).shape
+    torch.Size([5, 2])
+    """
 
     def __init__(self, obs_dim: int, act_dim: int, hidden: Sequence[int], phi: float):
         super().__init__()
@@ -45,7 +53,11 @@ class Perturbation(nn.Module):
 
 
 class Perturbed(BaselinePolicy):
-    """Takes an action from the VAE and perturbs it. After `start(seed)` the codes are drawn from that seed."""
+    """Takes an action from the VAE and perturbs it. After `start(seed)` the codes are drawn from that seed.
+
+    >>> Perturbed(7, 2, hidden=(8,), vae_hidden=8, phi=0.05).act(data.observations[0]).shape
+    (2,)
+    """
 
     def __init__(self, obs_dim: int, act_dim: int, *, hidden: Sequence[int], vae_hidden: int, phi: float):
         super().__init__(obs_dim=obs_dim, act_dim=act_dim, hidden=list(hidden), vae_hidden=vae_hidden, phi=phi)
@@ -95,5 +107,10 @@ class BCQLag(LagrangianLearner):
 
 
 def bcq_lag(data: Trajectories, config: BCQLagConfig | Sequence[BCQLagConfig], **options: Any) -> Any:
-    """Train BCQ-Lag: takes what `trac.train` takes, with its config."""
+    """Train BCQ-Lag: takes what `trac.train` takes, with its config.
+
+    >>> config = BCQLagConfig(task="BallRun", cost_limit=20, steps=2, eval_episodes=0)
+    >>> bcq_lag(data, config, progress=False).policy.act(data.observations[0]).shape
+    (2,)
+    """
     return train_offline(BCQLag, data, config, **options)

@@ -26,7 +26,11 @@ from trac.data.trajectories import Trajectories
 
 @dataclass(frozen=True)
 class BEARLagConfig(LagrangianConfig):
-    """Settings of BEAR-Lag. Source of the published values: OSRL, examples/configs/bearl_configs.py."""
+    """Settings of BEAR-Lag. Source of the published values: OSRL, examples/configs/bearl_configs.py.
+
+    >>> BEARLagConfig(task="BallRun", cost_limit=20).kernel
+    'gaussian'
+    """
 
     kernel: Literal["gaussian", "laplacian"] = "gaussian"  # of the discrepancy
     mmd_sigma: NonNegative = 50.0  # the kernel's width
@@ -48,6 +52,11 @@ def discrepancy(first: Tensor, second: Tensor, sigma: float, kernel: str) -> Ten
 
     Returns:
         (N,).
+
+    Example:
+        >>> x = torch.tensor([[[0.0], [1.0]]])
+        >>> discrepancy(x, x, 1.0, "gaussian"), discrepancy(x, x + 9, 1.0, "gaussian") > 1
+        (tensor([0.0010]), tensor([True]))
     """
 
     def mean(x: Tensor, y: Tensor) -> Tensor:
@@ -102,5 +111,10 @@ class BEARLag(LagrangianLearner):
 
 
 def bear_lag(data: Trajectories, config: BEARLagConfig | Sequence[BEARLagConfig], **options: Any) -> Any:
-    """Train BEAR-Lag: takes what `trac.train` takes, with its config."""
+    """Train BEAR-Lag: takes what `trac.train` takes, with its config.
+
+    >>> config = BEARLagConfig(task="BallRun", cost_limit=20, steps=2, eval_episodes=0)
+    >>> bear_lag(data, config, progress=False).policy.act(data.observations[0]).shape
+    (2,)
+    """
     return train_offline(BEARLag, data, config, **options)

@@ -48,6 +48,9 @@ class CDTConfig(OfflineConfig):
 
     Source of the published values: OSRL, examples/configs/cdt_configs.py; of `sampling_cost`, its
     examples/train/train_cdt.py.
+
+    >>> CDTConfig(task="BallRun", cost_limit=20).width
+    64
     """
 
     batch_size: Count = 64  # context windows per update
@@ -95,7 +98,11 @@ class CDTConfig(OfflineConfig):
 
 
 def to_go(values: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """(N,) float32 sum of the values from each step to the end of its episode."""
+    """(N,) float32 sum of the values from each step to the end of its episode.
+
+    >>> to_go(np.array([1.0, 2.0, 3.0]), np.array([0, 2]), np.array([2, 1])).tolist()
+    [3.0, 2.0, 3.0]
+    """
     total = np.cumsum(values, dtype=np.float64)
     ends = np.repeat(total[starts + lengths - 1], lengths)
     rest: np.ndarray = (ends - total + values).astype(np.float32)
@@ -103,7 +110,11 @@ def to_go(values: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.nda
 
 
 def frontier(returns: np.ndarray, costs: np.ndarray) -> np.ndarray:
-    """Indices, by rising cost, of the episodes that no other one beats: more return than all that cost no more."""
+    """Indices, by rising cost, of the episodes that no other one beats: more return than all that cost no more.
+
+    >>> frontier(returns=np.array([5.0, 4.0, 9.0]), costs=np.array([1.0, 2.0, 3.0])).tolist()
+    [0, 2]
+    """
     order = np.lexsort((-returns, costs))
     best = np.maximum.accumulate(returns[order])
     return order[np.diff(best, prepend=-np.inf) > 0]
@@ -133,6 +144,12 @@ def made_up(
 
     Returns:
         (K,) each: the episode nearest in cost and return of those that cost no more, the return, and the cost.
+
+    Example:
+        >>> settings = dict(share=0.1, degree=2, ceiling=1500.0, decrease=100.0, generator=np.random.default_rng(0))
+        >>> episodes, returns, costs = made_up(data.returns, data.episode_costs, **settings)
+        >>> len(episodes)  # a tenth of the 644
+        64
     """
     best = frontier(returns, costs)
     fit = np.polynomial.Polynomial.fit(costs[best], returns[best], min(degree, len(best) - 1))
@@ -152,7 +169,11 @@ def made_up(
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean of the entries where the mask is set: (N, K, A), (N, K) -> ()."""
+    """Mean of the entries where the mask is set: (N, K, A), (N, K) -> ().
+
+    >>> masked_mean(torch.tensor([[[1.0], [5.0]]]), torch.tensor([[True, False]]))
+    tensor(1.)
+    """
     if values.device.type == "cpu":
         return values[mask].mean()
     # Choosing entries would make the host wait for their number.
@@ -252,5 +273,10 @@ class CDT(OfflineLearner):
 
 
 def cdt(data: Trajectories, config: CDTConfig | Sequence[CDTConfig], **options: Any) -> Any:
-    """Train CDT: takes what `trac.train` takes, with its own config."""
+    """Train CDT: takes what `trac.train` takes, with its own config.
+
+    >>> config = CDTConfig(task="BallRun", cost_limit=20, steps=2, batch_size=2, eval_episodes=0)
+    >>> cdt(data, config, progress=False).policy.act(data.observations[0]).shape
+    (2,)
+    """
     return train_offline(CDT, data, config, **options)

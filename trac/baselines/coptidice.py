@@ -37,7 +37,11 @@ LARGEST = 1 - 1e-3  # an action is clipped to ± this before atanh
 
 @dataclass(frozen=True)
 class COptiDICEConfig(OfflineConfig):
-    """Settings of COptiDICE. Source of the published values: OSRL, examples/configs/coptidice_configs.py."""
+    """Settings of COptiDICE. Source of the published values: OSRL, examples/configs/coptidice_configs.py.
+
+    >>> COptiDICEConfig(task="BallRun", cost_limit=20).alpha
+    0.5
+    """
 
     gamma: Annotated[float, Field(gt=0, lt=1)] = 0.99  # discount
     hidden: Widths = (128, 128)  # widths of actor, ν and χ
@@ -61,18 +65,31 @@ class COptiDICEConfig(OfflineConfig):
 
 
 def divergence(w: Tensor) -> Tensor:
-    """f(w), the soft χ²: w (log w - 1) + 1 below 1, ½ (w - 1)² from there on."""
+    """f(w), the soft χ²: w (log w - 1) + 1 below 1, ½ (w - 1)² from there on.
+
+    >>> divergence(torch.tensor([1.0, 3.0]))
+    tensor([0., 2.])
+    """
     below = w.clamp(1e-10, 1)
     return torch.where(w < 1, below * (below.log() - 1) + 1, 0.5 * (w - 1).square())
 
 
 def inverse_slope(y: Tensor) -> Tensor:
-    """(f')⁻¹(y): exp(y) below 0, y + 1 from there on; above 0 everywhere."""
+    """(f')⁻¹(y): exp(y) below 0, y + 1 from there on; above 0 everywhere.
+
+    >>> inverse_slope(torch.tensor([0.0, 2.0]))
+    tensor([1., 3.])
+    """
     return torch.where(y < 0, y.clamp(max=0).exp(), y + 1)
 
 
 def advantage(batch: dict[str, Tensor], nu: Tensor, nu_next: Tensor, multiplier: Tensor, gamma: float) -> Tensor:
-    """e(s, a) = r - λ c + γ ν(s') - ν(s), with ν(s') = 0 after the end: (N,)."""
+    """e(s, a) = r - λ c + γ ν(s') - ν(s), with ν(s') = 0 after the end: (N,).
+
+    >>> batch = {"rewards": torch.tensor([2.0]), "costs": torch.tensor([1.0]), "done": torch.tensor([1.0])}
+    >>> advantage(batch, torch.tensor([0.5]), torch.tensor([9.0]), multiplier=torch.tensor(1.0), gamma=0.99)
+    tensor([0.5000])
+    """
     next_value = gamma * (1 - batch["done"]) * nu_next
     return batch["rewards"] - multiplier * batch["costs"] + next_value - nu
 
@@ -83,6 +100,10 @@ def dual_loss(e: Tensor, nu_first: Tensor, alpha: float, gamma: float) -> Tensor
     Args:
         e: (N,), see `advantage`.
         nu_first: (N,) whose mean is E[ν(s_0)].
+
+    Example:
+        >>> dual_loss(torch.zeros(4), torch.zeros(4), alpha=0.5, gamma=0.99)
+        tensor(0.)
     """
     w = inverse_slope(e / alpha).detach()
     return (1 - gamma) * nu_first.mean() + (w * e - alpha * divergence(w)).mean()
@@ -158,5 +179,10 @@ class COptiDICE(OfflineLearner):
 
 
 def coptidice(data: Trajectories, config: COptiDICEConfig | Sequence[COptiDICEConfig], **options: Any) -> Any:
-    """Train COptiDICE: takes what `trac.train` takes, with its config."""
+    """Train COptiDICE: takes what `trac.train` takes, with its config.
+
+    >>> config = COptiDICEConfig(task="BallRun", cost_limit=20, steps=2, eval_episodes=0)
+    >>> coptidice(data, config, progress=False).policy.act(data.observations[0]).shape
+    (2,)
+    """
     return train_offline(COptiDICE, data, config, **options)

@@ -31,7 +31,11 @@ from trac.data.trajectories import Trajectories
 
 @dataclass(frozen=True)
 class CPQConfig(CriticConfig):
-    """Settings of CPQ. Source of the published values: OSRL, examples/configs/cpq_configs.py."""
+    """Settings of CPQ. Source of the published values: OSRL, examples/configs/cpq_configs.py.
+
+    >>> CPQConfig(task="BallRun", cost_limit=20).steps, CPQConfig.osrl("BallRun", cost_limit=20).steps
+    (5000, 100000)
+    """
 
     critics: Count = 2  # networks of each critic, of which the smallest value counts
     samples: Count = 4  # actions of the policy for each observation in the penalty
@@ -45,12 +49,20 @@ class CPQConfig(CriticConfig):
 
 
 def penalised(q: Tensor, cost: Tensor, limit: float) -> Tensor:
-    """1[Q_c <= l] Q: no credit where the limit is not kept; (N,), (N,) -> (N,)."""
+    """1[Q_c <= l] Q: no credit where the limit is not kept; (N,), (N,) -> (N,).
+
+    >>> penalised(torch.tensor([5.0, 5.0]), torch.tensor([1.0, 3.0]), limit=2.0)
+    tensor([5., 0.])
+    """
     return (cost <= limit) * q
 
 
 def unseen_cost(cost: Tensor, kl: Tensor, share: float) -> Tensor:
-    """Mean cost of the actions with the highest KL, a share of them all: (N,), (N,) -> ()."""
+    """Mean cost of the actions with the highest KL, a share of them all: (N,), (N,) -> ().
+
+    >>> unseen_cost(torch.tensor([1.0, 2.0, 3.0, 8.0]), torch.tensor([0.0, 0.0, 0.0, 1.0]), share=0.25)
+    tensor(8.)
+    """
     unseen = kl >= torch.quantile(kl, 1 - share)
     return (cost * unseen).sum() / unseen.sum()
 
@@ -115,5 +127,10 @@ class CPQ(CriticLearner):
 
 
 def cpq(data: Trajectories, config: CPQConfig | Sequence[CPQConfig], **options: Any) -> Any:
-    """Train CPQ: takes what `trac.train` takes, with its own config."""
+    """Train CPQ: takes what `trac.train` takes, with its own config.
+
+    >>> config = CPQConfig(task="BallRun", cost_limit=20, steps=2, eval_episodes=0)
+    >>> cpq(data, config, progress=False).policy.act(data.observations[0]).shape
+    (2,)
+    """
     return train_offline(CPQ, data, config, **options)

@@ -15,7 +15,11 @@ from trac.config import Count, NonNegative, PositiveShare
 
 @dataclass(frozen=True)
 class LagrangianConfig(CriticConfig):
-    """The fields that BCQ-Lag and BEAR-Lag have beside those of all critics."""
+    """The fields that BCQ-Lag and BEAR-Lag have beside those of all critics.
+
+    >>> LagrangianConfig(task="BallRun").hidden
+    (128, 128)
+    """
 
     critics: Count = 1  # networks in each half of each critic
     mixture: PositiveShare = 0.75  # λ of `mixed_maximum`, the weight of the smaller half
@@ -28,6 +32,9 @@ class PIDController(nn.Module):
     """Lagrange multiplier by a PID controller (Stooke et al. 2020), its proportional part clipped as in OSRL.
 
     λ = K_P (Δ)+ + K_I I + K_D (Δ - Δ_previous)+ with I ← (I + Δ)+, Δ the cost's excess over its limit.
+
+    >>> PIDController([0.1, 0.0, 0.0])(torch.tensor(5.0))
+    tensor(0.5000)
     """
 
     def __init__(self, gains: Sequence[float]):
@@ -49,7 +56,11 @@ class PIDController(nn.Module):
 
 
 def pessimistic(values: Tensor) -> Tensor:
-    """The smallest value of each half of an ensemble: (2K, N) -> (2, N)."""
+    """The smallest value of each half of an ensemble: (2K, N) -> (2, N).
+
+    >>> pessimistic(torch.tensor([[1.0], [2.0], [4.0], [3.0]])).tolist()
+    [[1.0], [3.0]]
+    """
     return torch.amin(torch.unflatten(values, 0, (2, -1)), 1)
 
 
@@ -64,6 +75,11 @@ def mixed_maximum(values: Tensor, samples: int, mixture: float) -> Tensor:
 
     Returns:
         (N,).
+
+    Example:
+        >>> values = torch.tensor([[1.0, 5.0], [3.0, 3.0]])  # two halves of one member, two actions
+        >>> mixed_maximum(values, samples=2, mixture=1.0)
+        tensor([3.])
     """
     first, second = pessimistic(values)
     mixed = mixture * torch.minimum(first, second) + (1 - mixture) * torch.maximum(first, second)

@@ -14,7 +14,11 @@ LOG_STD_MIN, LOG_STD_MAX = -20.0, 2.0  # of a Gaussian policy, as in OSRL
 
 
 def mlp(sizes: Sequence[int], activation: type[nn.Module] = nn.ReLU) -> nn.Sequential:
-    """Linear layers of these widths with an activation between them."""
+    """Linear layers of these widths with an activation between them.
+
+    >>> mlp([7, 64, 2])(torch.zeros(5, 7)).shape
+    torch.Size([5, 2])
+    """
     layers: list[nn.Module] = []
     for inputs, outputs in itertools.pairwise(sizes):
         layers += [nn.Linear(inputs, outputs), activation()]
@@ -27,6 +31,10 @@ class Ensemble(nn.Module):
     Args:
         members: K.
         sizes: widths of the input and the hidden layers; ReLU after the latter.
+
+    Example:
+        >>> Ensemble(4, [9, 64])(torch.zeros(5, 7), torch.zeros(5, 2)).shape
+        torch.Size([4, 5])
     """
 
     def __init__(self, members: int, sizes: Sequence[int]):
@@ -46,7 +54,11 @@ class Ensemble(nn.Module):
 
 
 class BaselinePolicy(nn.Module):
-    """A policy of a baseline, with the arguments that make it in `settings`, as in `trac.policy.Policy`."""
+    """A policy of a baseline, with the arguments that make it in `settings`, as in `trac.policy.Policy`.
+
+    >>> SquashedGaussian(7, 2, hidden=(64,)).settings  # a kind of BaselinePolicy
+    {'obs_dim': 7, 'act_dim': 2, 'hidden': [64]}
+    """
 
     def __init__(self, **settings: Any):
         super().__init__()
@@ -65,7 +77,11 @@ class BaselinePolicy(nn.Module):
 
 
 class SquashedGaussian(BaselinePolicy):
-    """tanh of a Gaussian whose mean and standard deviation depend on the observation; acts by the mean."""
+    """tanh of a Gaussian whose mean and standard deviation depend on the observation; acts by the mean.
+
+    >>> SquashedGaussian(7, 2, hidden=(64,)).sample(torch.zeros(5, 7)).shape
+    torch.Size([5, 2])
+    """
 
     def __init__(self, obs_dim: int, act_dim: int, hidden: Sequence[int]):
         super().__init__(obs_dim=obs_dim, act_dim=act_dim, hidden=list(hidden))
@@ -85,7 +101,11 @@ class SquashedGaussian(BaselinePolicy):
 
 
 class VAE(nn.Module):
-    """Conditional variational autoencoder of actions given observations, with two latent units per action unit."""
+    """Conditional variational autoencoder of actions given observations, with two latent units per action unit.
+
+    >>> VAE(7, 2, hidden=64).sample(torch.zeros(5, 7)).shape
+    torch.Size([5, 2])
+    """
 
     def __init__(self, obs_dim: int, act_dim: int, hidden: int):
         super().__init__()
@@ -116,5 +136,9 @@ class VAE(nn.Module):
 
 
 def kl_to_standard_normal(mean: Tensor, std: Tensor) -> Tensor:
-    """KL(N(mean, std²) || N(0, 1)) of each unit: -½ (1 + log std² - mean² - std²)."""
+    """KL(N(mean, std²) || N(0, 1)) of each unit: -½ (1 + log std² - mean² - std²).
+
+    >>> kl_to_standard_normal(torch.tensor([0.0, 1.0]), torch.ones(2))
+    tensor([-0.0000, 0.5000])
+    """
     return -0.5 * (1 + 2 * torch.log(std) - mean.square() - std.square())

@@ -32,7 +32,11 @@ INITIAL, UPDATE = 0, 1  # what a run's random numbers are for; with the seed and
 
 @dataclass(frozen=True)
 class OfflineConfig(Settings):
-    """The fields that all offline baselines have. The defaults are quick settings; `osrl()` gives the benchmark's."""
+    """The fields that all offline baselines have. The defaults are quick settings; `osrl()` gives the benchmark's.
+
+    >>> OfflineConfig(task="BallRun").replace(cost_limit=10).cost_limit
+    10.0
+    """
 
     task: str = "BallCircle"  # name in trac.TASKS, or a task of your own: the data's
     cost_limit: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 20.0  # l [cost per episode], finite
@@ -57,7 +61,11 @@ class OfflineConfig(Settings):
 
 @dataclass(frozen=True)
 class CriticConfig(OfflineConfig):
-    """The fields of the methods with critics of reward and cost and a VAE of the actions."""
+    """The fields of the methods with critics of reward and cost and a VAE of the actions.
+
+    >>> CriticConfig(task="BallRun").hidden, CriticConfig.osrl("BallRun", cost_limit=20).hidden
+    ((128, 128), (256, 256))
+    """
 
     gamma: PositiveShare = 0.99  # discount
     tau: PositiveShare = 0.005  # share of the new weights in a target network's update
@@ -79,6 +87,9 @@ def transitions(
     """Flat tensors on the device: observations, next_observations if asked for, actions, rewards, costs, done, first.
 
     `done` is 1 at the end of an episode, by time or not, as in OSRL; `first` is 1 at its beginning.
+
+    >>> sorted(transitions(data, torch.device("cpu"), reward_scale=0.1))
+    ['actions', 'costs', 'done', 'first', 'next_observations', 'observations', 'rewards']
     """
     first = np.zeros(len(data), dtype=np.float32)
     first[data.starts] = 1
@@ -90,13 +101,24 @@ def transitions(
 
 
 def horizon(data: Trajectories) -> int:
-    """T [steps]: the longest episode that the task allows; for a task of one's own, the data's longest."""
+    """T [steps]: the longest episode that the task allows; for a task of one's own, the data's longest.
+
+    >>> horizon(data)
+    100
+    """
     return TASKS[data.task].max_episode_steps if data.task in TASKS else int(data.lengths.max())
 
 
 @contextmanager
 def seeded(device: torch.device, seed: int, *key: int) -> Iterator[None]:
-    """Inside, the device's default generator starts from this key; after it, it goes on as if nothing had been."""
+    """Inside, the device's default generator starts from this key; after it, it goes on as if nothing had been.
+
+    >>> with seeded(torch.device("cpu"), 0, UPDATE, 1):
+    ...     first = torch.rand(3)
+    >>> with seeded(torch.device("cpu"), 0, UPDATE, 1):
+    ...     torch.equal(first, torch.rand(3))
+    True
+    """
     generator = torch.default_generator
     if device.type == "cuda":
         generator = torch.cuda.default_generators[device.index]
@@ -230,7 +252,13 @@ def train_offline(
     capture: bool = True,
     **options: Any,
 ) -> Run | list[Run]:
-    """Train a baseline, one run after the other where a list of configs is given; otherwise as `trac.train`."""
+    """Train a baseline, one run after the other where a list of configs is given; otherwise as `trac.train`.
+
+    >>> from trac.baselines.cpq import CPQ, CPQConfig
+    >>> config = CPQConfig(task="BallRun", cost_limit=20, steps=2, eval_episodes=0)
+    >>> train_offline(CPQ, data, config, progress=False).record["algorithm"]
+    'cpq'
+    """
     configs, where = config_list(data, config, method.Config), find_device(device)
     groups = (([i], [method(c, data, where, capture)]) for i, c in enumerate(configs))
     identity = {"algorithm": method.algorithm}

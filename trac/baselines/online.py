@@ -21,6 +21,7 @@ from trac.baselines.networks import BaselinePolicy, mlp
 from trac.baselines.recorder import Recorder
 from trac.config import ConfigError, Count, CountOrZero, NonNegative, Positive, Settings, Widths
 from trac.core.run import Run
+from trac.core.trackers import Tracker
 from trac.data.tasks import TASKS
 from trac.envs import MakeEnv, open_env
 from trac.envs.randomness import numpy_state
@@ -34,6 +35,9 @@ class OnlineConfig(Settings):
 
     The multiplier's gains are ours. FSRL, from which the other defaults come, has 0.05 for the proportional part,
     0.0005 for the integral, and 0.1 for a derivative, which is not here.
+
+    >>> OnlineConfig(task="BallRun", cost_limit=20).hidden
+    (128, 128)
     """
 
     task: str = "BallCircle"  # name in trac.TASKS, or of a task of your own
@@ -66,6 +70,10 @@ class PIController:
 
     The proportional term matters where return is convex in cost: there the integral alone jumps from one end of the
     frontier to the other (Stooke, Achiam and Abbeel, ICML 2020, arXiv 2007.03964).
+
+    >>> multiplier = PIController(integral_gain=0.1, proportional_gain=0.0, largest=10.0)
+    >>> multiplier(5.0), multiplier(5.0), multiplier(-99.0)
+    (0.5, 1.0, 0.0)
     """
 
     def __init__(self, integral_gain: float, proportional_gain: float, largest: float, initial: float = 0.0):
@@ -79,7 +87,11 @@ class PIController:
 
 
 def stable_baselines3() -> ModuleType:
-    """The package; an ImportError that has the command to install it, where it is missing."""
+    """The package; an ImportError that has the command to install it, where it is missing.
+
+    >>> stable_baselines3().__name__
+    'stable_baselines3'
+    """
     try:
         import stable_baselines3
     except ImportError as error:
@@ -91,7 +103,11 @@ def stable_baselines3() -> ModuleType:
 
 
 class MeanPolicy(BaselinePolicy):
-    """tanh of a multilayer perceptron: the mean action of what was learned."""
+    """tanh of a multilayer perceptron: the mean action of what was learned.
+
+    >>> MeanPolicy(7, 2, hidden=(64,)).act(data.observations[0]).shape
+    (2,)
+    """
 
     def __init__(self, obs_dim: int, act_dim: int, hidden: Sequence[int]):
         super().__init__(obs_dim=obs_dim, act_dim=act_dim, hidden=list(hidden))
@@ -189,6 +205,7 @@ def train_online(
     out: str | os.PathLike[str] | None = None,
     progress: bool = True,
     warm_start: Any = None,
+    tracker: Tracker | None = None,
 ) -> Run | list[Run]:
     """Learn in the simulator, one run after the other where a list of configs is given.
 
@@ -202,6 +219,7 @@ def train_online(
         out: folder for the finished run; of a list, each run has a subfolder, from 000 on.
         progress: show a progress bar.
         warm_start: what the method starts from, if anything.
+        tracker: called with each row of the history, see `trac.core.trackers`.
 
     Returns:
         A Run, or a list of Runs. Its policy acts by the mean; its history has a row for each update of the multiplier:
@@ -216,6 +234,12 @@ def train_online(
         EnvError: the environment cannot be learned in, see `trac.envs.checked`.
         MissingSimulator: the task's simulator is not installed.
         TrainingError: an evaluation failed; the runs so far are saved, and in the error's `.runs`.
+
+    Example:
+        >>> from trac.baselines.ppo_lag import PPOLag, PPOLagConfig
+        >>> config = PPOLagConfig(task="BallRun", cost_limit=20, steps=250, every=250, eval_episodes=0)
+        >>> train_online(PPOLag, config, progress=False).history.episodes.tolist()
+        [2]
     """
     configs: list[Any] = list(config) if isinstance(config, Iterable) else [config]
     for c in configs:
@@ -250,6 +274,7 @@ def train_online(
             out=out,
             progress=progress,
             simulator=simulator,
+            tracker=tracker,
         )
 
 

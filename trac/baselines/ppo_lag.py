@@ -22,7 +22,11 @@ from trac.policy import Policy
 
 @dataclass(frozen=True)
 class PPOLagConfig(OnlineConfig):
-    """Settings of PPO-Lagrangian; `every` simulator steps make a batch of episodes."""
+    """Settings of PPO-Lagrangian; `every` simulator steps make a batch of episodes.
+
+    >>> PPOLagConfig(task="BallRun", cost_limit=20).every
+    2000
+    """
 
     gamma: PositiveShare = 0.99  # discount per step
     gae_lambda: Share = 0.95  # of the advantage's estimate
@@ -101,5 +105,10 @@ def ppo_lag(config: PPOLagConfig | Sequence[PPOLagConfig], *, init: Policy | Non
         init: the policy to start from, such as `bc_safe(...).policy`, with the config's hidden layers.
 
     For the rest, and what is returned and raised, see `trac.baselines.online.train_online`.
+
+    Example:
+        >>> config = PPOLagConfig(task="BallRun", cost_limit=20, steps=500, every=250, eval_episodes=0)
+        >>> ppo_lag(config, progress=False).history.step.tolist()
+        [250, 500]
     """
     return train_online(PPOLag, config, warm_start=init, **options)

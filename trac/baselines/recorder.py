@@ -17,6 +17,13 @@ class Recorder(gym.Wrapper):
         episodes: the finished ones.
         observation: what the last step or reset returned.
         cumulative_cost: cost of all steps so far.
+
+    Example:
+        >>> env = Recorder(trac.envs.make("BallRun"))
+        >>> observation, info = env.reset(seed=0)
+        >>> result = env.step([1.0, 0.0])
+        >>> env.actions().tolist(), len(env.episodes)
+        ([[1.0, 0.0]], 0)
     """
 
     def __init__(self, env: gym.Env, scale: float = 1.0):
@@ -53,6 +60,13 @@ def relabel(buffer: Any, env: Recorder) -> None:
     """Rewrite a replay buffer's rewards with the current multiplier, so that old samples stay usable.
 
     The buffer holds the transitions of `env.episodes` in their order, then those of the unfinished episode.
+
+    >>> from types import SimpleNamespace
+    >>> env = SimpleNamespace(episodes=[{"rewards": np.ones(2), "costs": np.array([0, 1])}], scale=1.0, multiplier=0.5)
+    >>> buffer = SimpleNamespace(rewards=np.zeros((3, 1)))
+    >>> relabel(buffer, env)
+    >>> buffer.rewards[:, 0].tolist()
+    [1.0, 0.5, 0.0]
     """
     none = np.empty(0, np.float32)
     rewards, costs = (np.concatenate([none, *(e[key] for e in env.episodes)]) for key in ("rewards", "costs"))

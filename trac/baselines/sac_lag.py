@@ -25,7 +25,11 @@ from trac.envs.checked import check_log
 
 @dataclass(frozen=True)
 class SACLagConfig(OnlineConfig):
-    """Settings of SAC-Lagrangian."""
+    """Settings of SAC-Lagrangian.
+
+    >>> SACLagConfig(task="BallRun", cost_limit=20).batch_size
+    256
+    """
 
     gamma: PositiveShare = 0.97  # discount per step
     tau: PositiveShare = 0.05  # share of the new weights in a target network's update
@@ -92,7 +96,15 @@ class SACLag(OnlineLearner):
 
 
 def fill(buffer: Any, data: Trajectories) -> None:
-    """Put the data's transitions into an empty replay buffer, in their order; rewards without a penalty for cost."""
+    """Put the data's transitions into an empty replay buffer, in their order; rewards without a penalty for cost.
+
+    >>> sb3 = stable_baselines3().common.buffers
+    >>> space = trac.envs.make("BallRun").observation_space, trac.envs.make("BallRun").action_space
+    >>> buffer = sb3.ReplayBuffer(70_000, *space)
+    >>> fill(buffer, data)
+    >>> buffer.pos
+    64400
+    """
     size = len(data)
     for name in ("observations", "next_observations", "actions", "rewards"):
         getattr(buffer, name)[:size, 0] = getattr(data, name)
@@ -111,5 +123,10 @@ def sac_lag(
         buffer: offline data that the replay buffer starts with; there are no random actions then.
 
     For the rest, and what is returned and raised, see `trac.baselines.online.train_online`.
+
+    Example:
+        >>> config = SACLagConfig(task="BallRun", steps=200, every=100, learning_starts=100, eval_episodes=0)
+        >>> sac_lag(config, progress=False).history.step.tolist()
+        [100, 200]
     """
     return train_online(SACLag, config, warm_start=buffer, **options)

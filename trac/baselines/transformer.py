@@ -15,7 +15,11 @@ COST_SHIFT = 50.0  # the network sees this minus the cost to go (OSRL's cost_tra
 
 
 class Block(nn.Module):
-    """A transformer layer: causal attention and a network of four times the width, each after a LayerNorm."""
+    """A transformer layer: causal attention and a network of four times the width, each after a LayerNorm.
+
+    >>> Block(width=8, heads=2, dropout=0.0)(torch.zeros(1, 3, 8)).shape
+    torch.Size([1, 3, 8])
+    """
 
     def __init__(self, width: int, heads: int, dropout: float):
         super().__init__()
@@ -47,6 +51,14 @@ class DecisionTransformer(BaselinePolicy):
 
     Attributes:
         target: (2,) return, scaled, and cost to ask for.
+
+    Example:
+        >>> shape = dict(width=8, layers=1, heads=2, dropout=0.0, context=10, reward_scale=0.1)
+        >>> policy = DecisionTransformer(7, 2, 100, **shape).aim(target_return=500, target_cost=20)
+        >>> action = policy.act(data.observations[0])
+        >>> policy.observe(reward=1.0, cost=0.0)
+        >>> policy.target_cost
+        20.0
     """
 
     def __init__(

@@ -16,6 +16,11 @@ def adam_step(gradient: Tensor, mean: Tensor, square: Tensor, size: Tensor, root
         size: (M,) learning rate / (1 - β1^t).
         root: (M,) √(1 - β2^t).
         out: (M, P), overwritten and returned.
+
+    Example:
+        >>> x = torch.ones(1, 3)
+        >>> adam_step(x, x * 0, x * 0, torch.full((1,), 0.01), torch.ones(1), out=torch.empty(1, 3)).shape
+        torch.Size([1, 3])
     """
     mean.lerp_(gradient, 1 - BETAS[0])
     square.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])

@@ -7,7 +7,11 @@ ORDER, MASKS = 0, 1
 
 
 class Batches:
-    """An endless stream of permutations of the segments, cut into batches; batch t is a function of seed and t."""
+    """An endless stream of permutations of the segments, cut into batches; batch t is a function of seed and t.
+
+    >>> Batches(segments=10, batch_size=4, seed=0).at(1, updates=3).shape
+    (3, 4)
+    """
 
     def __init__(self, segments: int, batch_size: int, seed: int):
         self.segments, self.batch_size, self.seed = segments, batch_size, seed

@@ -19,6 +19,12 @@ class Captured:
         function: what is called.
         device: where it works.
         enabled: False calls the function each time.
+
+    Example:
+        >>> count = torch.zeros(())
+        >>> update = Captured(lambda: count.add_(1), torch.device("cpu"))
+        >>> update(), update(), count
+        (None, None, tensor(2.))
     """
 
     def __init__(self, function: Callable[[], None], device: torch.device, enabled: bool = True):

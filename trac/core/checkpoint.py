@@ -30,6 +30,10 @@ def save(folder: Path, step: int, tensors: dict[str, Tensor], record: dict[str, 
     Args:
         tensors: on any device.
         record: plain values, fit for JSON.
+
+    Example:
+        >>> save(folder, 500, {"weights": torch.zeros(3)}, {"note": "half way"}).name
+        'step-000000500.safetensors'
     """
     folder.mkdir(parents=True, exist_ok=True)
     values = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
@@ -43,7 +47,11 @@ def save(folder: Path, step: int, tensors: dict[str, Tensor], record: dict[str, 
 
 
 def find(folder: Path) -> list[Path]:
-    """The checkpoints in a folder, oldest first."""
+    """The checkpoints in a folder, oldest first.
+
+    >>> find(folder)
+    []
+    """
     return sorted(folder.glob("step-*.safetensors"))
 
 
@@ -54,6 +62,12 @@ def load(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
 
     Raises:
         CheckpointError: there are checkpoints, and all are damaged.
+
+    Example:
+        >>> path = save(folder, 500, {"weights": torch.zeros(3)}, {"note": "half way"})
+        >>> tensors, record = load(folder)
+        >>> tensors["weights"].shape, record["note"]
+        (torch.Size([3]), 'half way')
     """
     damaged = []
     for path in reversed(find(folder)):
@@ -79,6 +93,9 @@ def locked(folder: Path | None) -> Iterator[None]:
     """Keep other processes from training into the same folder. The lock goes with the process, however it ends.
 
     A folder that is made here and that nothing is written into goes again.
+
+    >>> with locked(folder):
+    ...     done = "nobody else writes here meanwhile"
     """
     if folder is None:
         yield

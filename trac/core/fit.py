@@ -20,6 +20,7 @@ from tqdm import tqdm
 from trac.config import ConfigError, Settings
 from trac.core import checkpoint
 from trac.core.run import Run, environment_info
+from trac.core.trackers import Tracker
 from trac.evaluate import SCORES, evaluate_many, rank
 
 FORMAT = 3  # of checkpoints
@@ -92,6 +93,7 @@ def fit(
     progress: bool = True,
     checkpoint_every: int = 500,
     simulator: Mapping[str, Any] | None = None,
+    tracker: Tracker | None = None,
 ) -> list[Run]:
     """Train to the last update, from the first or from a checkpoint on. Ctrl-C waits for an update's end and saves.
 
@@ -103,6 +105,7 @@ def fit(
         progress: show a progress bar.
         checkpoint_every: updates between checkpoints; there is one at the end, too.
         simulator: further arguments of `evaluate_many`.
+        tracker: called with each row of the history, see `trac.core.trackers`.
 
     Returns:
         The runs of all learners, in their order.
@@ -112,6 +115,12 @@ def fit(
         CheckpointError: see `trac.core.checkpoint.load`.
         OSError: a checkpoint could not be written; those before it are whole.
         EvaluationFailed: an evaluation raised something; there is a checkpoint from before it.
+
+    Example:
+        >>> config = trac.TracConfig(task="BallRun", steps=4, bc_steps=2, eval_episodes=0)
+        >>> learner = trac.core.learner.learners(data, [trac.partition(data, cost_limit=20)], [config])
+        >>> fit(learner, identity={"algorithm": "trac"}, progress=False)[0].history.step.tolist()
+        [2, 4]
     """
     configs = [config for learner in learners for config in learner.configs]
     config, steps, device, n = configs[0], learners[0].steps, learners[0].device.type, len(configs)
@@ -132,7 +141,7 @@ def fit(
                     break
                 for learner in learners:
                     learner.advance(step)
-                _read(learners, step, so_far)
+                _read(learners, step, so_far, tracker)
                 bar.update(step - so_far.step)
                 so_far.step, so_far.seconds = step, time.perf_counter() - started
                 if folder and (interrupted or due or step % checkpoint_every == 0 or last):
@@ -140,7 +149,7 @@ def fit(
             evaluated = any(scores["step"] == step for scores in so_far.scores[0])
             if due and not (interrupted or evaluated or all(so_far.failed)):
                 try:
-                    _evaluate(learners, step, so_far, simulator or {})
+                    _evaluate(learners, step, so_far, simulator or {}, tracker)
                 except KeyboardInterrupt:  # it reaches the processes of an evaluation, too
                     interrupted.append(signal.SIGINT)
                 except Exception as error:
@@ -176,7 +185,7 @@ def fit(
     return runs
 
 
-def _read(learners: Sequence[Learner], step: int, so_far: Progress) -> None:
+def _read(learners: Sequence[Learner], step: int, so_far: Progress, tracker: Tracker | None) -> None:
     rows = [row for learner in learners for row in learner.read(step)]
     if not rows:
         return
@@ -184,9 +193,17 @@ def _read(learners: Sequence[Learner], step: int, so_far: Progress) -> None:
     for m, row in enumerate(rows):
         if not so_far.failed[m]:
             so_far.rows[m].append({"step": step} | row)
+            if tracker is not None:
+                tracker(m, step, row)
 
 
-def _evaluate(learners: Sequence[Learner], step: int, so_far: Progress, simulator: Mapping[str, Any]) -> None:
+def _evaluate(
+    learners: Sequence[Learner],
+    step: int,
+    so_far: Progress,
+    simulator: Mapping[str, Any],
+    tracker: Tracker | None,
+) -> None:
     configs = [config for learner in learners for config in learner.configs]
     policies = [policy for learner in learners for policy in learner.policies()]
     results = evaluate_many(
@@ -200,6 +217,8 @@ def _evaluate(learners: Sequence[Learner], step: int, so_far: Progress, simulato
     for m, (config, result) in enumerate(zip(configs, results, strict=True)):
         means = result.episodes[[*SCORES, "length"]].mean().to_dict()
         so_far.scores[m].append({"step": step} | means)
+        if tracker is not None:
+            tracker(m, step, means)
         found = rank(means, config.cost_limit)
         if config.eval_every and not so_far.failed[m] and found > so_far.rank[m]:
             so_far.rank[m], so_far.best[m] = found, policies[m]

@@ -26,6 +26,10 @@ class FusedMLP:
     """Buffers and arithmetic for `rows` rows of an MLP with layer widths `sizes`, and dropout p.
 
     Fill `inputs` (rows, sizes[0]), call `forward`, then `backward`.
+
+    >>> mlp = FusedMLP(rows=4, sizes=[7, 16, 2], p=0.25)
+    >>> mlp.inputs.shape
+    torch.Size([4, 7])
     """
 
     def __init__(self, rows: int, sizes: list[int], p: float):
@@ -98,6 +102,9 @@ def dropout_threshold(p: float) -> tuple[torch.dtype, int]:
 
     Bytes where p is a multiple of 1/256, which is then exact; 16-bit words for any other p, whose
     realised probability is p rounded to the next multiple of 1/65536.
+
+    >>> dropout_threshold(0.25)  # a signed byte is above -65 in three of four cases
+    (torch.int8, -65)
     """
     dtype = torch.int8 if p * 256 == int(p * 256) else torch.int16
     info = torch.iinfo(dtype)
@@ -106,7 +113,11 @@ def dropout_threshold(p: float) -> tuple[torch.dtype, int]:
 
 @cache
 def dropout_scale(p: float) -> float:
-    """1 / (1 - p) for the realised p, by which kept units are multiplied."""
+    """1 / (1 - p) for the realised p, by which kept units are multiplied.
+
+    >>> dropout_scale(0.5)
+    2.0
+    """
     dtype, threshold = dropout_threshold(p)
     info = torch.iinfo(dtype)
     return float(2**info.bits / (info.max - threshold))

@@ -37,6 +37,9 @@ class FusedStack:
         runs: seed (int64), alpha, gamma and eta, (M,) each.
         state, gradient: see `TracLearner`; (M, P) with a P that is padded to a multiple of 4.
         layers, gradient_layers: views of the weights and of the gradient.
+
+    Example:
+        >>> TracLearner(data, segments, configs, device="cuda")  # has one; needs a GPU  # doctest: +SKIP
     """
 
     def __init__(
@@ -162,7 +165,11 @@ class FusedStack:
 
 
 def bytes_needed(config: TracConfig, sizes: list[int], length: int, segments: int, transitions: int) -> int:
-    """Memory [bytes] that one run adds to a stack: its buffers, weights and moments, and its tables."""
+    """Memory [bytes] that one run adds to a stack: its buffers, weights and moments, and its tables.
+
+    >>> bytes_needed(trac.TracConfig(), [7, 128, 2], length=100, segments=644, transitions=64_400) > 2**20
+    True
+    """
     rows = config.batch_size * length
     weights = sum(a * b + b for a, b in itertools.pairwise(sizes))
     buffers = rows * (sum(sizes) + sum(sizes[1:-1])) + 6 * weights + transitions

@@ -52,6 +52,13 @@ class TracLearner:
     Attributes:
         state: every tensor that an update changes, by name; weights, initial and reference are (M, P), a row for
             each run with its layers' weights and biases.
+
+    Example:
+        >>> config = trac.TracConfig(task="BallRun", steps=4, bc_steps=2, eval_episodes=0)
+        >>> learner = TracLearner(data, [trac.partition(data, cost_limit=20)], [config])
+        >>> learner.advance(1)
+        >>> learner.state["weights"].shape  # one run, all its weights and biases
+        torch.Size([1, 17794])
     """
 
     def __init__(
@@ -302,6 +309,10 @@ def learners(
     """What trains runs of the same shapes: one learner for all of them; on a CPU one for each.
 
     One after the other in the same buffers is as fast there, and no run's bits depend on its neighbours.
+
+    >>> configs = [trac.TracConfig(task="BallRun", seed=seed) for seed in (0, 1)]
+    >>> len(learners(data, [trac.partition(data, cost_limit=20)] * 2, configs))
+    2
     """
     if torch.device(device).type != "cpu":
         return [TracLearner(data, segments, configs, device=device, capture=capture)]
@@ -319,6 +330,11 @@ def runs_that_fit(data: Trajectories, segments: Segments, config: TracConfig, de
 
     Raises:
         ConfigError: not even one.
+
+    Example:
+        >>> config = trac.TracConfig(task="BallRun")
+        >>> runs_that_fit(data, trac.partition(data, cost_limit=20), config, torch.device("cpu")) > 1000
+        True
     """
     if device.type == "cpu":
         return sys.maxsize

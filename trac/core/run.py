@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib
+import io
 import json
 import os
 import platform
@@ -41,6 +42,12 @@ class Run:
             by side, and seconds, what all of them took; failed_step and failed_evaluation, see `trac.train`'s
             TrainingError, or None (a baseline's weights may be NaN then, which `trac.evaluate` refuses); of TraC and
             cloning segments, the counts of `trac.partition.Segments` and how many are labelled.
+
+    Example:
+        >>> config = trac.TracConfig(task="BallRun", steps=4, bc_steps=2, eval_episodes=0)
+        >>> run = trac.train(data, config, progress=False)
+        >>> run.history.phase.tolist(), run.record["algorithm"], run.policy.act(data.observations[0]).shape
+        (['bc', 'trac'], 'trac', (2,))
     """
 
     config: Any
@@ -57,6 +64,10 @@ class Run:
         the folder already is replaced.
 
         Raises FileExistsError for a folder that is a file.
+
+        >>> config = trac.TracConfig(task="BallRun", steps=4, bc_steps=2, eval_episodes=0)
+        >>> sorted(path.name for path in trac.train(data, config, progress=False).save(folder / "run").iterdir())
+        ['history.csv', 'run.json', 'weights.safetensors']
         """
         folder = Path(folder).expanduser()
         if folder.is_file():
@@ -69,23 +80,32 @@ class Run:
             for name, policy in policies.items()
             for key, value in policy.state_dict().items()
         }
-        content = safetensors.torch.save(weights)
+        contents = {
+            "weights.safetensors": safetensors.torch.save(weights),
+            "history.csv": self.history.to_csv(index=False).encode(),
+        }
         manifest = {
             "format": FORMAT,
-            "weights": hashlib.sha256(content).hexdigest(),
+            "files": {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()},
             "config": {"class": _name(self.config), "settings": self.config.to_dict()},
             "policies": {name: {"class": _name(p), "settings": p.settings} for name, p in policies.items()},
             "record": self.record,
         }
-        write_file(folder / "weights.safetensors", content)
-        write_file(folder / "history.csv", self.history.to_csv(index=False).encode())
+        for name, content in contents.items():
+            write_file(folder / name, content)
         write_file(folder / "run.json", json.dumps(manifest, indent=1, allow_nan=False).encode())
         return folder
 
 
 @torch_defaults()
 def load_run(folder: str | os.PathLike[str]) -> Run:
-    """Read what `Run.save` wrote. Raises FileNotFoundError or ConfigError naming the file that is wrong."""
+    """Read what `Run.save` wrote. Raises FileNotFoundError or ConfigError naming the file that is wrong.
+
+    >>> config = trac.TracConfig(task="BallRun", steps=4, bc_steps=2, eval_episodes=0)
+    >>> run = trac.train(data, config, out=folder / "run", progress=False)
+    >>> trac.load_run(folder / "run").config == config
+    True
+    """
     folder = Path(folder).expanduser()
     for name in ("run.json", "weights.safetensors", "history.csv"):
         if not (folder / name).is_file():
@@ -97,10 +117,11 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
             found = manifest.get("format", 1)
             raise ValueError(f"it has format {found}, this version reads {FORMAT}; format 1 is of trac-book 0.1")
         config = _class(manifest["config"]["class"], Settings).from_dict(manifest["config"]["settings"])
-        content = (folder / "weights.safetensors").read_bytes()
-        if (digest := hashlib.sha256(content).hexdigest()) != manifest.get("weights", digest):
-            raise ValueError("weights.safetensors is not the file that was saved with run.json")
-        weights = safetensors.torch.load(content)
+        contents = {name: (folder / name).read_bytes() for name in ("weights.safetensors", "history.csv")}
+        for name, content in contents.items():
+            if (digest := hashlib.sha256(content).hexdigest()) != manifest.get("files", {}).get(name, digest):
+                raise ValueError(f"{name} is not the file that was saved with run.json")
+        weights = safetensors.torch.load(contents["weights.safetensors"])
         policies: dict[str, Any] = {"reference": None, "best": None}
         for name, made in manifest["policies"].items():
             policies[name] = _class(made["class"], nn.Module)(**made["settings"])
@@ -108,14 +129,18 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
                 {key.removeprefix(f"{name}."): x for key, x in weights.items() if key.startswith(f"{name}.")}
             )
         policy = policies.pop("policy")
-        history, record = pd.read_csv(folder / "history.csv"), manifest["record"]
+        history, record = pd.read_csv(io.BytesIO(contents["history.csv"])), manifest["record"]
     except (*_UNREADABLE, safetensors.SafetensorError) as error:
         raise ConfigError(f"{folder}: the run cannot be read ({error}). Train it again.") from error
     return Run(config=config, policy=policy, history=history, record=record, **policies)
 
 
 def environment_info(device: str) -> dict[str, Any]:
-    """What a run's bits depend on beside its config, for its record."""
+    """What a run's bits depend on beside its config, for its record.
+
+    >>> sorted(environment_info("cpu"))
+    ['device', 'processor', 'threads', 'versions']
+    """
     versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
     if online := sys.modules.get("stable_baselines3"):
         versions["stable-baselines3"] = online.__version__
@@ -128,7 +153,11 @@ def environment_info(device: str) -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The processor's name, where the system tells it: on another type the last bits of a run differ."""
+    """The processor's name, where the system tells it: on another type the last bits of a run differ.
+
+    >>> isinstance(processor(), str)
+    True
+    """
     path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.is_file() else []
     names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]

@@ -20,16 +20,28 @@ PAUSE = 1.0  # [s] after a cut
 
 
 def dsrl_folder() -> Path:
-    """The folder in which dsrl keeps its files: the variable DSRL_DATASET_DIR, else ~/.dsrl/datasets."""
+    """The folder in which dsrl keeps its files: the variable DSRL_DATASET_DIR, else ~/.dsrl/datasets.
+
+    >>> dsrl_folder().name
+    'datasets'
+    """
     return Path(os.environ.get("DSRL_DATASET_DIR", os.path.expanduser("~/.dsrl/datasets")))
+
+
+def mirrors() -> list[str]:
+    """The base URLs to fetch from: the one in the variable TRAC_DSRL_MIRROR, if there is one, then `MIRRORS`.
+
+    >>> mirrors()[-1] == MIRRORS[-1]
+    True
+    """
+    return [mirror for mirror in (os.environ.get("TRAC_DSRL_MIRROR", "").rstrip("/"), *MIRRORS) if mirror]
 
 
 def fetch(task: str) -> Path:
     """DSRL's file of a task, downloaded where it is missing.
 
-    The mirrors are the base URL in the variable TRAC_DSRL_MIRROR, if there is one, and then `MIRRORS`. A
-    transfer that was cut is gone on with. A file counts if it is what its name says, see `check`; one that is
-    there already and is not, is left as it is.
+    The mirrors are those of `mirrors()`, one after the other. A transfer that was cut is gone on with. A file counts
+    if it is what its name says, see `check`; one that is there already and is not, is left as it is.
 
     Returns:
         The path, in `dsrl_folder()`, where dsrl itself finds the file too.
@@ -37,6 +49,10 @@ def fetch(task: str) -> Path:
     Raises:
         UnknownTask: the name is not one of the 38.
         DatasetError: no mirror has the file, the message has each one's answer; or the file that is there is another.
+
+    Example:
+        >>> fetch("BallRun").name  # downloads  # doctest: +SKIP
+        'SafetyBallRun-v0-80-940.hdf5'
     """
     path = dsrl_folder() / get_task(task).file
     if path.is_file():
@@ -59,7 +75,7 @@ def _download(task: str, path: Path) -> None:
     import requests
 
     part, origin, failures = path.with_name(f"{path.name}.part"), path.with_name(f"{path.name}.part.from"), []
-    for mirror in filter(None, [os.environ.get("TRAC_DSRL_MIRROR", "").rstrip("/"), *MIRRORS]):
+    for mirror in mirrors():
         url = f"{mirror}/{path.name}"
         try:
             while not _receive(url, part, origin):
@@ -127,6 +143,8 @@ def check(path: Path, name: str, advice: str = "") -> None:
     number of those that it kept, each with an end (scripts/process_dataset.py in DSRL's repository).
     dsrl/infos.py has largest costs from 0.92 to 1.0002 times the bound. The margins here are wider, for a
     genuine file must pass; a page of HTML, a cut file or another task's is further off. `advice` ends the error.
+
+    >>> check(trac.data.packaged.find("BallRun"), "SafetyBallRun-v0-80-644.hdf5")
     """
     bound, count = (int(number) for number in name.removesuffix(".hdf5").split("-")[-2:])
     ends, costs = trajectories.read_costs(path)

@@ -14,6 +14,11 @@ def atomic(path: Path) -> Iterator[Path]:
     """A temporary name to write to. What is there at the end is put on the disk and gets its name.
 
     Raises OSError with the file's name.
+
+    >>> with atomic(folder / "a.txt") as temporary:
+    ...     written = temporary.write_text("whole, or not at all")
+    >>> (folder / "a.txt").read_text()
+    'whole, or not at all'
     """
     temporary = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
@@ -29,13 +34,20 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write bytes by `atomic`."""
+    """Write bytes by `atomic`.
+
+    >>> write_file(folder / "b.txt", b"whole, or not at all")
+    """
     with atomic(path) as temporary:
         temporary.write_bytes(content)
 
 
 def fingerprint(*arrays: np.ndarray) -> str:
-    """Short hash of arrays' values, types and shapes."""
+    """Short hash of arrays' values, types and shapes.
+
+    >>> fingerprint(np.arange(3)) == fingerprint(np.arange(3)), len(fingerprint(np.arange(3)))
+    (True, 16)
+    """
     digest = hashlib.blake2b(digest_size=8)
     for array in arrays:
         digest.update(f"{array.dtype}{array.shape}".encode())

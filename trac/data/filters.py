@@ -55,6 +55,12 @@ def filtered(
 
     Raises:
         FilterError: a number is out of range, too few episodes qualify as outliers, or none is left.
+
+    Example:
+        >>> filtered(data, density=0.5)
+        Trajectories(BallRun: 166 episodes, 16600 transitions)
+        >>> len(filtered(data, inpaint_ranges=[(0, 0.5, 0, 1)]).starts) < len(data.starts)
+        True
     """
     if not 0 < density <= 1 or min(cbins, rbins, max_npb) < 1:
         raise FilterError(f"density={density} must lie in (0, 1]; cbins, rbins and max_npb must be at least 1.")
@@ -66,8 +72,10 @@ def filtered(
     if cost_limit is not None and outliers_percent is None:
         raise FilterError(f"cost_limit={cost_limit} removes no episode: it is for outliers_percent=, which is missing.")
     for bounds in inpaint_ranges or ():
-        if len(bounds) != 4 or not (0 <= bounds[0] <= bounds[1] <= 1 and 0 <= bounds[2] <= bounds[3] <= 1):
-            raise FilterError(f"inpaint_ranges: {bounds} must be (cost from, to, return from, to), each in [0, 1].")
+        if np.size(bounds) != 4 or not (0 <= bounds[0] <= bounds[1] <= 1 and 0 <= bounds[2] <= bounds[3] <= 1):
+            raise FilterError(
+                f"inpaint_ranges: {bounds} must be a list of (cost from, to, return from, to), each in [0, 1]."
+            )
     if noise_scale is not None and not 0 <= noise_scale < np.inf:
         raise FilterError(f"noise_scale={noise_scale} must be 0 or more.")
 

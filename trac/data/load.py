@@ -37,6 +37,13 @@ def load(
         DatasetError: the task has no packaged data, nothing can be fetched, or the file cannot be used.
         FilterError: a filter's number is out of range, or the data does not allow it.
         TypeError: there is no such filter.
+
+    Example:
+        >>> trac.load("BallRun")
+        Trajectories(BallRun: 644 episodes, 64400 transitions)
+        >>> trac.load("BallRun", filters=dict(density=0.5, noise_scale=0.1))
+        Trajectories(BallRun: 166 episodes, 16600 transitions)
+        >>> trac.load("CarRun", source="dsrl")  # downloads  # doctest: +SKIP
     """
     suffix = Path(str(task)).suffix.lower()
     if isinstance(task, os.PathLike) or suffix in (".hdf5", ".h5") or (suffix and source == "packaged"):

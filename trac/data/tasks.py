@@ -20,7 +20,11 @@ class UnknownTask(ValueError):
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """The end of an error about an unknown name: the nearest of the known ones, or all of them."""
+    """The end of an error about an unknown name: the nearest of the known ones, or all of them.
+
+    >>> suggestion("BalRun", ["BallRun", "CarRun"])
+    'did you mean BallRun?'
+    """
     near = difflib.get_close_matches(str(name), known := list(known), n=1)
     return f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}."
 
@@ -31,6 +35,10 @@ class Task:
 
     Source of the numbers: `dsrl/infos.py` of dsrl 0.1.0; `paper` holds the settings of
     arXiv 2412.15429 and its released code for the task's suite.
+
+    >>> task = trac.TASKS["BallRun"]
+    >>> task.suite, task.max_episode_steps, task.cost_limits
+    ('bullet', 100, (10.0, 20.0, 40.0))
     """
 
     name: str
@@ -43,7 +51,11 @@ class Task:
     paper: Mapping[str, Any]  # TracConfig fields; segment_ratio only where it is published
 
     def normalized_reward(self, episode_return: Numbers) -> Numbers:
-        """Return on DSRL's scale: 0 for `min_return`, 1 for `max_return`."""
+        """Return on DSRL's scale: 0 for `min_return`, 1 for `max_return`.
+
+        >>> trac.TASKS["BallRun"].normalized_reward(trac.TASKS["BallRun"].max_return)
+        1.0
+        """
         return (episode_return - self.min_return) / (self.max_return - self.min_return)
 
     @staticmethod
@@ -51,6 +63,9 @@ class Task:
         """Episode cost over the limit; a mean of at most 1 is safe. NaN where the limit is infinite.
 
         DSRL adds 1 to both when the limit is 0, so that the ratio exists.
+
+        >>> trac.TASKS["BallRun"].normalized_cost(30.0, cost_limit=20)
+        1.5
         """
         if cost_limit == float("inf"):
             return episode_cost * float("nan")
@@ -85,7 +100,11 @@ with Path(__file__).with_name("tasks.csv").open() as _file:
 
 
 def get_task(name: str) -> Task:
-    """The task of that name. Raises UnknownTask, with the nearest name."""
+    """The task of that name. Raises UnknownTask, with the nearest name.
+
+    >>> get_task("BallRun").file
+    'SafetyBallRun-v0-80-940.hdf5'
+    """
     if name not in TASKS:
         raise UnknownTask(f"unknown task {name!r}: {suggestion(name, TASKS)}")
     return TASKS[name]
@@ -100,6 +119,10 @@ def own_task(name: str, reward_range: tuple[float, float]) -> Task:
 
     Raises:
         ValueError: the range has no width, or the name is one of the 38.
+
+    Example:
+        >>> own_task("mine", reward_range=(0, 200)).normalized_reward(50.0)
+        0.25
     """
     if name in TASKS:
         raise ValueError(f"{name} has DSRL's reward range: leave reward_range out, or name your task differently.")
@@ -116,6 +139,11 @@ def check_name(name: str) -> None:
     """Raise UnknownTask for what is neither one of the 38 nor a name for a task of one's own.
 
     A name close to one of the 38 counts as a slip.
+
+    >>> check_name("mine")
+    >>> check_name("BalRun")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    trac.data.tasks.UnknownTask: unknown task 'BalRun': did you mean BallRun? A task of your own needs ...
     """
     if not name:
         raise UnknownTask("the task has no name.")

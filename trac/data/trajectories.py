@@ -47,6 +47,12 @@ class Trajectories:
         lengths: (E,) int64, number of steps of each episode.
         reward_range: (lowest, highest) episode return, normalised reward 0 and 1. `dataclasses.replace` keeps it where
             rewards change: give a new one, too.
+
+    Example:
+        >>> data
+        Trajectories(BallRun: 644 episodes, 64400 transitions)
+        >>> data.observations.shape, data.episode_costs[:3].tolist()
+        ((64400, 7), [1.0, 0.0, 0.0])
     """
 
     task: str
@@ -129,6 +135,7 @@ class Trajectories:
                 raise DatasetError(f"{path}: the file has changed since its other arrays were read. Load it again.")
             values = _array(file, "next_observations", path)[: len(self)].astype(np.float32, copy=False)
         _check_finite(values, "next_observations", path)
+        _check_order(self, values, str(path))
         return values
 
     def __repr__(self) -> str:
@@ -166,6 +173,12 @@ def from_arrays(
             episode ends, or one is longer than the task allows.
         UnknownTask: the name is nearly, but not quite, one of the 38.
         ValueError: the task has DSRL's range, or `reward_range` has no width.
+
+    Example:
+        >>> steps = dict(observations=np.zeros((4, 3)), actions=np.zeros((4, 1)), rewards=[1, 1, 1, 2])
+        >>> log = from_arrays("mine", **steps, costs=[0, 1, 0, 0], terminals=[0, 1, 0, 0], timeouts=[0, 0, 0, 1])
+        >>> log.lengths.tolist(), log.returns.tolist(), log.reward_range
+        ([2, 2], [2.0, 3.0], (2.0, 3.0))
     """
     given = dict(observations=observations, actions=actions, rewards=rewards, costs=costs)
     given |= dict(terminals=terminals, timeouts=timeouts)
@@ -240,15 +253,53 @@ def _checked(
     arrays |= dict(starts=starts, lengths=lengths)
     following = later if upcoming is None else upcoming
     data = Trajectories(task=task, **arrays, reward_range=reward_range, _next=following, where=where)
-    rises = np.diff(data.costs, prepend=0)
-    rises[starts] = 0
-    if (rises >= 0).all() and np.add.reduceat(rises > 0, starts, dtype=int).max() > 1:
-        warnings.warn(
-            f"{where}: costs rise within episodes and never fall, as sums of the costs so far do. They must be each "
-            f"step's own.",
-            stacklevel=3,
-        )
+    for sign in _signs(data):
+        warnings.warn(f"{where}: {sign}", stacklevel=3)
+    if upcoming is not None:
+        _check_order(data, upcoming, where)
     return data
+
+
+def _signs(data: Trajectories) -> Iterator[str]:
+    """What makes it likely that a log which can be used is not what it was meant to be."""
+    rises = np.diff(data.costs, prepend=0)
+    rises[data.starts] = 0
+    if (rises >= 0).all() and np.add.reduceat(rises > 0, data.starts, dtype=int).max() > 1:
+        yield "costs rise within episodes and never fall, as sums of the costs so far do. They must be each step's own."
+    largest = np.abs(data.observations).max(axis=0)
+    if largest.max() > 2**24:
+        yield (
+            f"number {largest.argmax()} of the observations reaches {largest.max():g}, where float32 tells only steps "
+            f"of {np.spacing(largest.max()):g} apart. Subtract what is common to all of them."
+        )
+    if data.task not in TASKS:
+        return
+    task, longest, returns = TASKS[data.task], int(data.lengths.max()), data.returns
+    if not data.costs.any():
+        yield "no step costs anything. Check that the costs were logged."
+    if not data.terminals.any() and 2 * longest < task.max_episode_steps:
+        yield (
+            f"the longest episode has {longest} steps, and those of {task.name} have {task.max_episode_steps}. The "
+            f"cost limit is for whole episodes: if these are pieces, mark only the episodes' ends."
+        )
+    if returns.max() < task.min_return or returns.min() > task.max_return:
+        yield (
+            f"the returns lie in [{returns.min():g}, {returns.max():g}], and those of {task.name} in DSRL's file in "
+            f"[{task.min_return:g}, {task.max_return:g}]. Check the task and the scale of the rewards."
+        )
+
+
+def _check_order(data: Trajectories, upcoming: np.ndarray, where: str) -> None:
+    """Warn where next_observations are no nearer to the next row's observations than the row's own are."""
+    inside = np.flatnonzero(~(data.terminals | data.timeouts)[:-1])
+    after = data.observations[inside + 1]
+    steps = np.abs(after - data.observations[inside]).mean(dtype=np.float64) if len(inside) else 0.0
+    if steps > 0 and np.abs(after - upcoming[inside]).mean(dtype=np.float64) > 0.999 * steps:
+        warnings.warn(
+            f"{where}: next_observations are not the observations of the rows that follow: are the two arrays swapped, "
+            f"the same, or in another order?",
+            stacklevel=4,
+        )
 
 
 def read(path: str | os.PathLike[str], task: str, reward_range: tuple[float, float] | None = None) -> Trajectories:
@@ -260,11 +311,16 @@ def read(path: str | os.PathLike[str], task: str, reward_range: tuple[float, flo
         DatasetError: the file is missing, empty, truncated, not HDF5, lacks a key, or holds what
             `from_arrays` refuses.
         DatasetUnavailable: the file may be whole, and cannot be read here and now.
+
+    Example:
+        >>> read(trac.data.packaged.find("BallRun"), "BallRun")
+        Trajectories(BallRun: 644 episodes, 64400 transitions)
     """
     path = Path(path).expanduser()
     later = None
     with _open(path) as file:
-        written = str(file.attrs.get("task", task))
+        named = next((known.name for known in TASKS.values() if known.file == path.name), task)
+        written = str(file.attrs.get("task", named))
         if written != task and {written, task} <= TASKS.keys():
             raise DatasetError(f"{path}: it says that it is a log of {written}. Load it under that name.")
         arrays = {key: _array(file, key, path) for key in KEYS if key != "next_observations"}
@@ -283,6 +339,11 @@ def read_costs(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
     Raises:
         DatasetError: see `read`.
+
+    Example:
+        >>> ends, costs = read_costs(trac.data.packaged.find("BallRun"))
+        >>> ends[:2].tolist(), costs.shape
+        ([99, 199], (64400,))
     """
     with _open(path) as file:
         costs, terminals, timeouts = (_array(file, key, path).reshape(-1) for key in ("costs", "terminals", "timeouts"))
@@ -298,6 +359,10 @@ def write(
 
     `attrs` are stored as text attributes of the file (how the data was made). `compact` writes FINAL in place of
     next_observations, if these can be had back from it: a file of half the size, which only `read` reads.
+
+    >>> write(folder / "log.hdf5", data, attrs={"made_by": "an example"})
+    >>> trac.load("BallRun", folder / "log.hdf5")
+    Trajectories(BallRun: 644 episodes, 64400 transitions)
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

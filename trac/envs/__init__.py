@@ -46,7 +46,13 @@ class OptionError(ValueError):
 
 
 def check_options(task: Task, options: Mapping[str, float]) -> None:
-    """Raise OptionError for an option that the task does not have, or a value out of range."""
+    """Raise OptionError for an option that the task does not have, or a value out of range.
+
+    >>> check_options(trac.TASKS["BallRun"], {"mass": 1.2})
+    >>> check_options(trac.TASKS["BallRun"], {"mas": 1.2})
+    Traceback (most recent call last):
+    trac.envs.OptionError: env_options has no 'mas': did you mean mass?
+    """
     if options and task.suite != "bullet":
         raise OptionError(f"env_options change Bullet tasks only, and {task.name} belongs to {task.suite}.")
     for name, value in options.items():
@@ -63,7 +69,12 @@ def check_options(task: Task, options: Mapping[str, float]) -> None:
 
 
 class Disturbed(gym.Wrapper):
-    """Noise on what the agent sees, and a delay before its actions take effect."""
+    """Noise on what the agent sees, and a delay before its actions take effect.
+
+    >>> env = Disturbed(make("BallRun"), noise=0.1, delay=2)
+    >>> env.reset(seed=0)[0].shape
+    (7,)
+    """
 
     def __init__(self, env: gym.Env, noise: float, delay: int):
         super().__init__(env)
@@ -102,6 +113,13 @@ def make(task: str | Task, env_options: Mapping[str, float] | None = None) -> gy
         UnknownTask: the name is not one of the 38.
         MissingSimulator: the package is not installed.
         OptionError: there is no such option, or its value is out of range.
+
+    Example:
+        >>> env = make("BallRun", {"mass": 1.2})
+        >>> observation, info = env.reset(seed=0)
+        >>> observation, reward, terminated, truncated, info = env.step(env.action_space.sample())
+        >>> observation.shape, float(info["cost"])
+        ((7,), 0.0)
     """
     task, options = task if isinstance(task, Task) else get_task(task), env_options or {}
     check_options(task, options)
@@ -123,12 +141,16 @@ def make(task: str | Task, env_options: Mapping[str, float] | None = None) -> gy
 
 
 def open_env(task: str, env: MakeEnv | None = None, env_options: Mapping[str, float] | None = None) -> Checked:
-    """A fresh simulator from `make`, or what `env` makes; raises EnvError for one that `Checked` refuses."""
+    """A fresh simulator from `make`, or what `env` makes; raises EnvError for one that `Checked` refuses.
+
+    >>> open_env("BallRun").action_space.shape
+    (2,)
+    """
     if env is not None and not callable(env):
         raise EnvError(
             f"env={env!r} must be a function that makes a fresh environment, such as lambda: gymnasium.make('...')."
         )
-    return Checked(env() if env else make(task, env_options))
+    return Checked(env()) if env else Checked(make(task, env_options), clips=True)
 
 
 @contextmanager
@@ -151,6 +173,12 @@ def render(env: gym.Env) -> np.ndarray:
 
     Raises:
         RuntimeError: a library that draws is missing; the message names it.
+
+    Example:
+        >>> env = make("BallRun")
+        >>> observation, info = env.reset(seed=0)
+        >>> render(env).dtype
+        dtype('uint8')
     """
     frame: Any = env.render()
     return np.asarray(frame, dtype=np.uint8)[..., :3]

@@ -25,6 +25,10 @@ class SeededReset(gym.Wrapper):
 
     Bullet-Safety-Gym ignores `reset(seed=)` and draws start states from `np.random`. The wrapper puts
     its own state there during a reset and the caller's back after it.
+
+    >>> env = trac.envs.make("BallRun")  # has one
+    >>> np.array_equal(env.reset(seed=1)[0], env.reset(seed=1)[0])
+    True
     """
 
     def __init__(self, env: gym.Env):
@@ -46,14 +50,22 @@ class SeededReset(gym.Wrapper):
 
 
 def build(task: Task) -> gym.Env:
-    """See `trac.envs`."""
+    """See `trac.envs`.
+
+    >>> build(trac.TASKS["BallRun"]).observation_space.shape
+    (7,)
+    """
     classes = _classes()
     with _quiet():
         return SeededReset(getattr(classes, f"{task.name}Env")())
 
 
 def change(simulator: Any, options: Mapping[str, float]) -> None:
-    """Change the agent and the task; `options` are all of `trac.envs.OPTIONS`."""
+    """Change the agent and the task; `options` are all of `trac.envs.OPTIONS`.
+
+    >>> simulator = build(trac.TASKS["BallRun"]).unwrapped
+    >>> change(simulator, trac.envs.OPTIONS | {"mass": 2.0})
+    """
     client, agent, task = simulator.bc, simulator.agent, simulator.task
     for link in range(-1, client.getNumJoints(agent.body_id)):
         mass, friction, *_ = client.getDynamicsInfo(agent.body_id, link)

@@ -19,11 +19,21 @@ class EnvError(ValueError):
 class Checked(gym.Wrapper):
     """An environment with flat observations and actions in [-1, 1], and `info["cost"]` on every step.
 
-    It changes nothing. An EnvError says what is otherwise: of the spaces when it is made, of what `reset` and `step`
-    return, and of an episode that does not end.
+    It changes nothing. An EnvError says what is otherwise: of the spaces when it is made, of actions and of what
+    `reset` and `step` return, and of an episode that does not end.
+
+    Args:
+        env: the environment.
+        clips: it clips larger actions itself, as DSRL's simulators do.
+
+    >>> env = Checked(trac.envs.make("BallRun"))
+    >>> observation, info = env.reset(seed=0)
+    >>> env.step([np.nan, 0.0])
+    Traceback (most recent call last):
+    trac.envs.checked.EnvError: the policy returns an action with a NaN or infinite value, first in place 0.
     """
 
-    def __init__(self, env: Any):
+    def __init__(self, env: Any, clips: bool = False):
         if hasattr(env, "num_envs"):
             raise EnvError(f"env= makes a vector of environments, {env}: let it make a single one.")
         if not isinstance(env, gym.Env):
@@ -47,7 +57,7 @@ class Checked(gym.Wrapper):
         if getattr(env, "of_an_episode_before", False):
             raise EnvError(f"env= returns one {env} again and again: let it make a fresh one at each call.")
         env.of_an_episode_before = True  # type: ignore[attr-defined]
-        self.steps, self.limited = 0, False
+        self.clips, self.steps, self.limited = clips, 0, False
         while isinstance(env, gym.Wrapper):
             self.limited |= isinstance(env, gym.wrappers.TimeLimit)
             if isinstance(env, _NORMALIZERS) and getattr(env, "update_running_mean", True):
@@ -68,6 +78,10 @@ class Checked(gym.Wrapper):
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         self._check(action, self.action_space, "the policy returns an action")
+        if not self.clips and (largest := np.abs(action).max()) > 1 + 1e-4:
+            raise EnvError(
+                f"the policy returns an action of {largest:g}: let it act in [-1, 1], or clip what it returns."
+            )
         where = f"step() of {self.env}"
         try:
             observation, reward, terminated, truncated, info = self.env.step(action)
@@ -103,7 +117,10 @@ class Checked(gym.Wrapper):
 
 
 def check_log(env: gym.Env, data: Trajectories) -> None:
-    """Raise DatasetError for a log that is not this simulator's: other sizes, or observations far out of its bounds."""
+    """Raise DatasetError for a log that is not this simulator's: other sizes, or observations far out of its bounds.
+
+    >>> check_log(trac.envs.make("BallRun"), data)
+    """
     space: Any = env.observation_space
     theirs = space.shape + (env.action_space.shape or ())
     sizes = (data.observations.shape[1], data.actions.shape[1])

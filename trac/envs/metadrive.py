@@ -28,7 +28,10 @@ NEEDS = (
 
 
 class MetaDrive(gym.Env):
-    """A task of dsrl's, which is an environment of the old gym, as a Gymnasium environment."""
+    """A task of dsrl's, which is an environment of the old gym, as a Gymnasium environment.
+
+    >>> env = build(trac.TASKS["easysparse"])  # is one; needs MetaDrive  # doctest: +SKIP
+    """
 
     def __init__(self, simulator: Any):
         self.simulator = simulator
@@ -57,7 +60,11 @@ class MetaDrive(gym.Env):
 
 
 def build(task: Task) -> gym.Env:
-    """See `trac.envs`."""
+    """See `trac.envs`.
+
+    >>> build(trac.TASKS["easysparse"]).observation_space.shape  # needs MetaDrive  # doctest: +SKIP
+    (259,)
+    """
     traffic = next(name for name in ("sparse", "mean", "dense") if task.name.endswith(name))
     road = task.name.removesuffix(traffic)
     return MetaDrive(getattr(_classes(), f"{road.capitalize()}{traffic.capitalize()}Env")())

@@ -26,7 +26,10 @@ SKY = {"@type": "skybox", "@builtin": "gradient", "@rgb1": ".5 .7 .9", "@rgb2": 
 
 
 class SafetyGymnasium(gym.Wrapper):
-    """Safety-Gymnasium's step of six values as Gymnasium's five, and its drawing without a display."""
+    """Safety-Gymnasium's step of six values as Gymnasium's five, and its drawing without a display.
+
+    >>> env = build(trac.TASKS["CarGoal1"])  # is one; needs Safety-Gymnasium  # doctest: +SKIP
+    """
 
     def step(self, action: Any) -> Any:
         simulator: Any = self.env
@@ -61,7 +64,11 @@ class _Colour(np.ndarray):
 
 
 def build(task: Task) -> gym.Env:
-    """See `trac.envs`."""
+    """See `trac.envs`.
+
+    >>> build(trac.TASKS["CarGoal1"]).observation_space.shape  # needs Safety-Gymnasium  # doctest: +SKIP
+    (72,)
+    """
     name = f"Safety{task.name}Env" if task.name.endswith("Velocity") else f"{task.name}Env"
     return SafetyGymnasium(getattr(_classes(), name)())
 

@@ -22,6 +22,10 @@ def check_value(name: str, text: str, defaults: dict[str, Any], of: str = "the n
         ConfigError: the name is unknown, or the value is not one that TracConfig's field of that name takes; for any
             other parameter, not one of the default's type.
         UnknownTask: a task's name is nearly, but not quite, one of the 38.
+
+    Example:
+        >>> check_value("hidden", "(64, 64)", {"hidden": (128, 128)})
+        [64, 64]
     """
     if name not in defaults:
         raise ConfigError(f"{name!r} is not a parameter of {of}; it has {', '.join(sorted(defaults))}.")
@@ -52,6 +56,11 @@ def plan(
     Raises:
         ConfigError: a name is given twice; a point is no valid TracConfig, or has no scores; none is left; see also
             `check_value`.
+
+    Example:
+        >>> defaults = {"alpha": 0.2, "top": 0.5, "bottom": 0.0}
+        >>> plan(defaults, ["top=0.5,0.8"], ["bottom=0.5"], "top + bottom <= 1")
+        ([{'alpha': 0.2, 'top': 0.5, 'bottom': 0.5}], 1)
     """
     axes: dict[str, list[Any]] = {}
     for text, several in [*((g, True) for g in grid), *((f, False) for f in fixed)]:
@@ -60,6 +69,8 @@ def plan(
             raise ConfigError(f"{text!r} must have the form name=value" + (",value,..." if several else "") + ".")
         if name in axes:
             raise ConfigError(f"{name} is given twice.")
+        if name == "seeds" and several and values[0] not in "[(":
+            raise ConfigError(f"{text!r}: each value of seeds is a list. For one list write --seeds {values}.")
         parts = _split(values) if several else [values]
         axes[name] = [check_value(name, part, defaults) for part in parts]
         for listed in [axes[name], axes[name][0]] if name == "seeds" else [axes[name]]:

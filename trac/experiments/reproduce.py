@@ -37,25 +37,41 @@ SUITES = {"bullet": "bullet", "safety": "safety_gymnasium", "metadrive": "metadr
 
 
 def paper_results() -> pd.DataFrame:
-    """The paper's main table: suite, task, method, mean and standard deviation of both normalised scores."""
+    """The paper's main table: suite, task, method, mean and standard deviation of both normalised scores.
+
+    >>> paper_results().query("task == 'BallRun' and method == 'TraC'")[["reward_mean", "cost_mean"]].values.tolist()
+    [[0.27, 0.49]]
+    """
     with resources.as_file(resources.files("trac.experiments") / "paper_results.csv") as path:
         return pd.read_csv(path)
 
 
 def in_suite(suite: str) -> list[str]:
-    """The tasks of "bullet", "safety", "metadrive" or "all"."""
+    """The tasks of "bullet", "safety", "metadrive" or "all".
+
+    >>> in_suite("metadrive")[:3]
+    ['easysparse', 'easymean', 'easydense']
+    """
     return [name for name, task in TASKS.items() if suite == "all" or task.suite == SUITES[suite]]
 
 
 def assumed(task: str) -> bool:
-    """Whether the paper leaves the task's segment ratio out, so that one must be assumed."""
+    """Whether the paper leaves the task's segment ratio out, so that one must be assumed.
+
+    >>> assumed("BallRun"), assumed("BallCircle")
+    (False, True)
+    """
     return "segment_ratio" not in get_task(task).paper
 
 
 def configs(
     task: str, cost_limit: float, segment_ratio: float | None, changes: dict[str, Any] | None
 ) -> list[TracConfig]:
-    """The settings of each seed: the paper's, `segment_ratio` where it prints none, and the changes."""
+    """The settings of each seed: the paper's, `segment_ratio` where it prints none, and the changes.
+
+    >>> [config.seed for config in configs("BallRun", 20, None, None)]
+    [0, 10, 20]
+    """
     ratio = segment_ratio if assumed(task) else None
     return [TracConfig.paper(task, cost_limit, s, segment_ratio=ratio).replace(**(changes or {})) for s in SEEDS]
 
@@ -85,6 +101,13 @@ def run_limit(
         ValueError: the settings or the data do not allow it; the message says why.
         MissingSimulator: what was begun with evaluations goes on without a simulator.
         CheckpointError: see `trac.train`.
+
+    Example:
+        >>> short = dict(steps=4, bc_steps=2, warmup_steps=1, eval_every=0, eval_episodes=0)
+        >>> wanted = configs("BallRun", 20, None, short)
+        >>> rows, missing, failed = run_limit(str(folder), "packaged", wanted, progress=False)
+        >>> len(rows), missing, failed
+        (3, 'eval_episodes=0', None)
     """
     config = wanted[0]
     missing, failed = None if config.eval_episodes else "eval_episodes=0", None
@@ -138,6 +161,12 @@ def compare(rows: pd.DataFrame) -> pd.DataFrame:
         task; model; ratio_assumed; runs; and for reward and cost: our mean and standard deviation over the runs, the
         paper's, and `<score>_difference`: ours minus the paper's, in standard errors of that difference. The
         paper's standard deviation is taken to be over as many runs as a task has there, nine: see `PLUS_MINUS`.
+
+    Example:
+        >>> scores = dict(normalized_reward=[0.2, 0.3, 0.4], normalized_cost=0.5)
+        >>> runs = pd.DataFrame(dict(task="BallRun", model="last", ratio_assumed=False, seed=SEEDS, **scores))
+        >>> compare(runs)[["runs", "reward", "paper_reward"]].round(2).values.tolist()
+        [[3.0, 0.3, 0.27]]
     """
     paper = paper_results().query("method == 'TraC'").set_index("task")
     groups = rows.groupby(["task", "model"], sort=False)
@@ -153,7 +182,13 @@ def compare(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def as_text(table: pd.DataFrame) -> str:
-    """The table of `compare`, for a terminal."""
+    """The table of `compare`, for a terminal.
+
+    >>> scores = dict(normalized_reward=[0.2, 0.3, 0.4], normalized_cost=0.5)
+    >>> runs = pd.DataFrame(dict(task="BallRun", model="last", ratio_assumed=False, seed=SEEDS, **scores))
+    >>> "0.30 ± 0.10" in as_text(compare(runs))
+    True
+    """
     text = table[["task", "model", "runs"]].copy()
     for score in ("reward", "cost"):
         for title, name in ((score, score), (f"paper's {score}", f"paper_{score}")):
@@ -192,6 +227,10 @@ def reproduce(
 
     Raises:
         ConfigError: a segment ratio is needed and not given; a change makes no sense; one file for several tasks.
+
+    Example:
+        >>> reproduce(["BallRun"], "runs/reproduce")  # downloads, and trains for hours  # doctest: +SKIP
+        {}
     """
     out = Path(out).resolve()
     if segment_ratio is not None and not any(map(assumed, tasks)):

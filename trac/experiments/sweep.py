@@ -46,6 +46,9 @@ def parameters(notebook: Path) -> dict[str, Any]:
     """Names and default values of the notebook's parameters, without `folder`, which is the sweep's own.
 
     The cell that is tagged "parameters" is executed for them.
+
+    >>> parameters(Path("notebooks/ablation.ipynb"))["task"]
+    'BallCircle'
     """
     try:
         cells = json.loads(notebook.read_text())["cells"]
@@ -70,7 +73,11 @@ def parameters(notebook: Path) -> dict[str, Any]:
 
 
 def code_hash(notebook: Path | None = None) -> str:
-    """Hash of what the package and, if there is one, the notebook do; see `source_hash`."""
+    """Hash of what the package and, if there is one, the notebook do; see `source_hash`.
+
+    >>> len(code_hash())
+    12
+    """
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parents[1].rglob("*.py")):
         digest.update(source_hash(path).encode())
@@ -81,12 +88,20 @@ def code_hash(notebook: Path | None = None) -> str:
 
 
 def point_hash(point: dict[str, Any]) -> str:
-    """Name of a point's folder."""
+    """Name of a point's folder.
+
+    >>> len(point_hash({"alpha": 0.2}))
+    12
+    """
     return hashlib.sha256(json.dumps(point, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def run_point(notebook: str, folder: str, point: dict[str, Any], threads: int) -> str | None:
-    """Execute one point in this process's folder of it; returns None, or the notebook's error in one line."""
+    """Execute one point in this process's folder of it; returns None, or the notebook's error in one line.
+
+    >>> point = parameters(Path("notebooks/ablation.ipynb")) | {"alpha": 0.1}
+    >>> run_point("notebooks/ablation.ipynb", str(folder), point, threads=1)  # trains  # doctest: +SKIP
+    """
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
@@ -122,8 +137,18 @@ def run_point(notebook: str, folder: str, point: dict[str, Any], threads: int) -
     return None
 
 
-def collect(out: Path) -> pd.DataFrame:
-    """results.csv from the result files: one row for each point, seed and model (last, best)."""
+def collect(out: str | os.PathLike[str]) -> pd.DataFrame:
+    """A sweep's results as a table, and as results.csv: one row for each point, seed and model (last, best).
+
+    >>> place = folder / "points" / point_hash({"alpha": 0.2})
+    >>> place.mkdir(parents=True)
+    >>> run = dict(seed=0, model="last", scores=dict(cost=3.0))
+    >>> result = dict(parameters=dict(alpha=0.2), code="", threads=1, seconds=9.0, runs=[run])
+    >>> write_file(place / "result.json", json.dumps(result).encode())
+    >>> collect(folder)[["alpha", "seed", "cost"]].values.tolist()
+    [[0.2, 0.0, 3.0]]
+    """
+    out = Path(out)
     table = pd.DataFrame([row for place in sorted(out.glob(POINTS)) for row in _rows(place) or ()])
     write_file(out / "results.csv", table.to_csv(index=False).encode())
     return table
@@ -168,6 +193,13 @@ def sweep(
 
     Raises:
         CheckpointError: another process is at work in this folder.
+
+    Example:
+        >>> from trac.experiments.grid import plan
+        >>> notebook, out = Path("notebooks/ablation.ipynb"), Path("runs/alpha")
+        >>> points, removed = plan(parameters(notebook), ["alpha=0.1,0.2"], [], None)
+        >>> sweep(notebook, out, points, workers=2)  # trains  # doctest: +SKIP
+        {}
     """
     _import("papermill")
     out, notebook = out.resolve(), notebook.resolve()
@@ -226,6 +258,10 @@ def on_dask(
     Yields:
         Name, and what the function returned or raised, in the order in which they finish. Where the scheduler is
         lost, a ConnectionError for each call that is not finished.
+
+    Example:
+        >>> dict(on_dask(abs, {"a": (-1,), "b": (2,)}, workers=2, scheduler=None))  # starts processes  # doctest: +SKIP
+        {'a': 1, 'b': 2}
     """
     if workers < 1:
         raise ValueError(f"workers={workers} must be at least 1.")

@@ -38,6 +38,11 @@ class CMDP:
         costs: (S, A) expected cost of a step, 0 or more.
         start: (S,) distribution of the first state.
         gamma: discount in (0, 1]. 1 is for episodes that end under every policy.
+
+    Example:
+        >>> world = CMDP(np.zeros((1, 2, 1)), rewards=[[1, 2]], costs=[[0, 1]], start=[1], gamma=0.9)
+        >>> world.rewards.shape
+        (1, 2)
     """
 
     transitions: np.ndarray
@@ -82,6 +87,11 @@ class Solution(NamedTuple):
         expected_return: J_r, expected discounted sum of rewards.
         expected_cost: J_c, expected discounted sum of costs.
         multiplier: λ >= 0, the return gained for one more unit of cost limit; 0 where the limit does not bind.
+
+    Example:
+        >>> world = CMDP(np.zeros((1, 2, 1)), rewards=[[1, 2]], costs=[[0, 1]], start=[1], gamma=0.9)
+        >>> solve(world, cost_limit=0.25).policy.tolist()
+        [[0.75, 0.25]]
     """
 
     occupancy: np.ndarray
@@ -92,7 +102,12 @@ class Solution(NamedTuple):
 
 
 class Optimum(NamedTuple):
-    """Result of dynamic programming: values (S,), action values (S, A) and the optimal policy (S, A)."""
+    """Result of dynamic programming: values (S,), action values (S, A) and the optimal policy (S, A).
+
+    >>> world = CMDP(np.zeros((1, 2, 1)), rewards=[[1, 2]], costs=[[0, 1]], start=[1], gamma=0.9)
+    >>> value_iteration(world).values.tolist()
+    [2.0]
+    """
 
     values: np.ndarray
     action_values: np.ndarray
@@ -112,6 +127,12 @@ def solve(cmdp: CMDP, cost_limit: float = math.inf, *, step_limit: float = math.
     Raises:
         InfeasibleLimit: no policy keeps the limits; names the smallest achievable cost.
         CMDPError: a limit is not a number, or the solver failed.
+
+    Example:
+        >>> world = CMDP(np.zeros((1, 2, 1)), rewards=[[1, 2]], costs=[[0, 1]], start=[1], gamma=0.9)
+        >>> solution = solve(world, cost_limit=0.25)
+        >>> solution.expected_return, solution.expected_cost, solution.multiplier
+        (1.25, 0.25, 1.0)
     """
     if not (cost_limit > -math.inf and step_limit > -math.inf):
         raise CMDPError("cost_limit and step_limit must be numbers above -inf; inf means no limit.")
@@ -150,7 +171,12 @@ def solve(cmdp: CMDP, cost_limit: float = math.inf, *, step_limit: float = math.
 
 
 def occupancy(cmdp: CMDP, policy: ArrayLike) -> np.ndarray:
-    """(S, A) occupancy measure of a policy (S, A), from a linear system; it sums to the expected discounted length."""
+    """(S, A) occupancy measure of a policy (S, A), from a linear system; it sums to the expected discounted length.
+
+    >>> world = CMDP(np.zeros((1, 2, 1)), rewards=[[1, 2]], costs=[[0, 1]], start=[1], gamma=0.9)
+    >>> occupancy(world, [[0.5, 0.5]]).tolist()
+    [[0.5, 0.5]]
+    """
     policy = _distribution(cmdp, policy)
     moves = np.einsum("sa,sat->st", policy, cmdp.transitions)
     visits: np.ndarray = np.linalg.solve(np.eye(len(moves)) - cmdp.gamma * moves.T, cmdp.start)[:, None] * policy
@@ -158,20 +184,35 @@ def occupancy(cmdp: CMDP, policy: ArrayLike) -> np.ndarray:
 
 
 def values(cmdp: CMDP, policy: ArrayLike, signal: ArrayLike) -> np.ndarray:
-    """(S,) expected discounted sum of a signal (S, A), such as `cmdp.costs`, from each state on, by a linear system."""
+    """(S,) expected discounted sum of a signal (S, A), such as `cmdp.costs`, from each state on, by a linear system.
+
+    >>> world = CMDP(np.zeros((1, 2, 1)), rewards=[[1, 2]], costs=[[0, 1]], start=[1], gamma=0.9)
+    >>> values(world, [[0.5, 0.5]], world.costs).tolist()
+    [0.5]
+    """
     policy = _distribution(cmdp, policy)
     moves = np.einsum("sa,sat->st", policy, cmdp.transitions)
     return np.linalg.solve(np.eye(len(moves)) - cmdp.gamma * moves, (policy * np.asarray(signal)).sum(1))
 
 
 def policy_evaluation(cmdp: CMDP, policy: ArrayLike) -> tuple[float, float]:
-    """Expected return J_r and expected cost J_c of a policy (S, A), without sampling."""
+    """Expected return J_r and expected cost J_c of a policy (S, A), without sampling.
+
+    >>> world = CMDP(np.zeros((1, 2, 1)), rewards=[[1, 2]], costs=[[0, 1]], start=[1], gamma=0.9)
+    >>> policy_evaluation(world, [[0.5, 0.5]])
+    (1.5, 0.5)
+    """
     visits = occupancy(cmdp, policy)
     return float((visits * cmdp.rewards).sum()), float((visits * cmdp.costs).sum())
 
 
 def value_iteration(cmdp: CMDP, multiplier: float = 0.0) -> Optimum:
-    """Optimal values of the unconstrained problem with reward r - λc, and a deterministic policy that reaches them."""
+    """Optimal values of the unconstrained problem with reward r - λc, and a deterministic policy that reaches them.
+
+    >>> world = CMDP(np.zeros((1, 2, 1)), rewards=[[1, 2]], costs=[[0, 1]], start=[1], gamma=0.9)
+    >>> value_iteration(world).policy.tolist(), value_iteration(world, multiplier=5.0).policy.tolist()
+    ([[0.0, 1.0]], [[1.0, 0.0]])
+    """
     best = _iterate(cmdp, multiplier, lambda q: q.max(1))
     return Optimum(*best, np.eye(best[1].shape[1])[best[1].argmax(1)])
 
@@ -188,6 +229,11 @@ def soft_value_iteration(cmdp: CMDP, reference: ArrayLike, alpha: float, multipl
 
     Raises:
         CMDPError: alpha or the reference is out of range.
+
+    Example:
+        >>> world = CMDP(np.zeros((1, 2, 1)), rewards=[[1, 2]], costs=[[0, 1]], start=[1], gamma=0.9)
+        >>> soft_value_iteration(world, [[0.5, 0.5]], alpha=1.0).policy.round(2).tolist()
+        [[0.27, 0.73]]
     """
     if not 0 < alpha < math.inf:
         raise CMDPError(f"alpha={alpha} must be above 0 and finite; `value_iteration` is the limit at 0.")
@@ -215,6 +261,10 @@ def unroll(cmdp: CMDP, horizon: int, gamma: float = 1.0) -> CMDP:
 
     State t · S + s of the result is state s at time t, so a policy may depend on the time: (horizon · S, A), which
     reshapes to (horizon, S, A).
+
+    >>> world = CMDP(np.ones((1, 2, 1)), rewards=[[1, 2]], costs=[[0, 1]], start=[1], gamma=0.9)
+    >>> solve(unroll(world, horizon=3), cost_limit=1).expected_return
+    4.0
     """
     if horizon < 1:
         raise CMDPError(f"horizon={horizon} must be at least 1.")
@@ -234,7 +284,13 @@ def unroll(cmdp: CMDP, horizon: int, gamma: float = 1.0) -> CMDP:
 def sample_episodes(
     cmdp: CMDP, policy: ArrayLike, *, episodes: int, steps: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Sampled states and actions, each (episodes, steps) int64; -1 after an episode has ended."""
+    """Sampled states and actions, each (episodes, steps) int64; -1 after an episode has ended.
+
+    >>> world = CMDP(np.zeros((1, 2, 1)), rewards=[[1, 2]], costs=[[0, 1]], start=[1], gamma=0.9)
+    >>> states, actions = sample_episodes(world, [[0, 1]], episodes=2, steps=3, seed=0)
+    >>> actions.tolist()  # -1: it ended with the first step
+    [[1, -1, -1], [1, -1, -1]]
+    """
     generator = np.random.default_rng(seed)
     acting = np.cumsum(_distribution(cmdp, policy), axis=1)
     moving = np.cumsum(cmdp.transitions, axis=2)

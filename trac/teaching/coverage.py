@@ -31,6 +31,10 @@ def coverage(data: Trajectories) -> pd.DataFrame:
     Returns:
         One row for each eighth of the cost range: cost_from, cost_to, trajectories, best_return,
         dsrl_frontier, ratio (of the two).
+
+    Example:
+        >>> coverage(data).columns.tolist()
+        ['cost_from', 'cost_to', 'trajectories', 'best_return', 'dsrl_frontier', 'ratio']
     """
     max_cost, frontier = DSRL_FRONTIER[data.task]
     edges = np.linspace(0, max_cost, 9)

@@ -13,8 +13,13 @@ def attempt(label: str) -> Iterator[None]:
     Args:
         label: name of the exercise.
 
-    Whatever the checks raise is told with the check that raised it, so that a notebook runs
+    Whatever the checks raise is told with the check that raised it and its message, so that a notebook runs
     through with its exercises unsolved. With the environment variable TRAC_EXERCISES=strict it is raised.
+
+    Example:
+        >>> with attempt("a sum"):
+        ...     assert 1 + 1 == 2
+        a sum: solved
     """
     try:
         yield
@@ -23,6 +28,7 @@ def attempt(label: str) -> Iterator[None]:
             raise
         # The first frame is this function's, the second the cell's.
         check = traceback.extract_tb(error.__traceback__)[1].line
-        print(f"{label}: not solved yet, {type(error).__name__} at\n    {check}")
+        said = f"\n    {error}" if str(error) else ""
+        print(f"{label}: not solved yet, {type(error).__name__} at\n    {check}{said}")
     else:
         print(f"{label}: solved")

@@ -13,7 +13,11 @@ MOVES = np.array([(-1, 0), (0, 1), (1, 0), (0, -1)])  # (row, column) of a gridw
 
 @dataclass(frozen=True, eq=False)
 class Gridworld(CMDP):
-    """A CMDP that can be drawn: `layout` as given, and (S, 2) `cells`, the row and column of each state."""
+    """A CMDP that can be drawn: `layout` as given, and (S, 2) `cells`, the row and column of each state.
+
+    >>> gridworld("S~G").cells.tolist()
+    [[0, 0], [0, 1], [0, 2]]
+    """
 
     layout: tuple[str, ...]
     cells: np.ndarray
@@ -25,6 +29,11 @@ def gridworld(layout: str | Sequence[str], *, slip: float = 0.1, gamma: float = 
     Actions are up, right, down, left. With probability `slip` the move goes to one of the two sides instead, each
     with half of it. A move into a wall or over the edge stays. A step in a costly cell costs 1; the step in a goal
     earns 1 and ends the episode. With several S, each is equally likely.
+
+    >>> grid = gridworld("S~G ...", slip=0.0)
+    >>> solution = trac.teaching.cmdp.solve(grid, cost_limit=0)  # around the costly cell
+    >>> round(solution.expected_return, 4) == round(0.95**4, 4)
+    True
     """
     rows = layout.split() if isinstance(layout, str) else list(layout)
     if len({len(row) for row in rows}) != 1 or not set("".join(rows)) <= set("SG~#."):
@@ -53,6 +62,10 @@ def draw(grid: Gridworld, ax: Axes, *, policy: np.ndarray | None = None, shade: 
     Args:
         policy: (S, A) arrows, as long as their action is likely.
         shade: (S,) numbers from 0 to 1: how strongly to tint each cell. Without it all are white.
+
+    Example:
+        >>> import matplotlib.pyplot as plt
+        >>> draw(gridworld("S~G"), plt.figure().gca())
     """
     from matplotlib.patches import Rectangle
 

@@ -1,7 +1,5 @@
 """The figures' common vocabulary: one look, one colour for each meaning, one function for each kind of figure."""
 
-import io
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,10 +8,8 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from PIL import Image, ImageDraw, ImageFont
 
 from trac.data.trajectories import Trajectories
-from trac.envs import make, render
 from trac.partition import Segments
 from trac.statistics import bootstrap_interval
 
@@ -32,13 +28,15 @@ COLORS = {
     "COptiDICE": _BLIND_SAFE[9],
     "TraC": _BLIND_SAFE[0],
 }
-_RED = (213, 0, 0)
 MARKERS = {"BC-All": "s", "BC-Safe": "D", "CDT": "^", "BCQ-Lag": "v", "BEAR-Lag": "<"}
 MARKERS |= {"CPQ": ">", "COptiDICE": "P", "TraC": "o"}
 
 
 def style() -> None:
-    """Set the look of all figures; called once at the top of a chapter."""
+    """Set the look of all figures; called once at the top of a chapter.
+
+    >>> style()
+    """
     sns.set_theme(context="notebook", style="ticks", palette="colorblind")
     plt.rcParams.update(
         {"figure.dpi": 100, "axes.spines.right": False, "axes.spines.top": False, "legend.frameon": False}
@@ -46,14 +44,20 @@ def style() -> None:
 
 
 def cost_return(data: Trajectories, cost_limit: float, ax: Axes) -> None:
-    """Every episode as a point, cost against return, with the limit."""
+    """Every episode as a point, cost against return, with the limit.
+
+    >>> cost_return(data, 20, plt.figure().gca())
+    """
     ax.scatter(data.episode_costs, data.returns, s=8, color=COLORS["neither"], edgecolor="0.4", linewidth=0.3)
     _limit(ax, cost_limit, f"limit {cost_limit:g}")
     ax.set(xlabel="episode cost", ylabel="episode return")
 
 
 def segments(labelled: Segments, ax: Axes, *, shown: int = 4_000, seed: int = 0) -> None:
-    """Labelled segments, cost against return, coloured by class; a random sample of at most `shown`."""
+    """Labelled segments, cost against return, coloured by class; a random sample of at most `shown`.
+
+    >>> segments(trac.partition(data, cost_limit=20), plt.figure().gca())
+    """
     generator = np.random.default_rng(seed)
     pick = generator.permutation(len(labelled))[:shown]
     # Costs of segments are whole numbers in most tasks: a little spread shows how many points lie there.
@@ -73,14 +77,21 @@ def _limit(ax: Axes, x: float, text: str) -> None:
 
 
 def curves(history: pd.DataFrame, axes: Sequence[Axes]) -> None:
-    """A run's cloning loss, classification loss and accuracy, and mean score of each class: three axes."""
+    """A run's cloning loss, classification loss and accuracy, and mean score of each class: three axes.
+
+    >>> config = trac.TracConfig(task="BallRun", steps=8, bc_steps=4, log_every=2, eval_episodes=0)
+    >>> curves(trac.train(data, config, progress=False).history, plt.figure().subplots(1, 3))
+    """
     cloning, second = history[history.phase == "bc"], history[history.phase == "trac"]
     axes[0].plot(cloning.step, cloning.loss, color=COLORS["BC-All"])
     axes[0].set(xlabel="update", ylabel="cloning loss", title="reference policy")
-    axes[1].plot(second.step, second.loss, color=COLORS["TraC"], label="loss")
-    axes[1].plot(second.step, second.accuracy, color=COLORS["limit"], linestyle=":", label="accuracy")
+    axes[1].plot(second.step, second.loss, color=COLORS["TraC"])
     axes[1].set(xlabel="update", title="classifier")
-    axes[1].legend()
+    axes[1].set_ylabel("classification loss", color=COLORS["TraC"])
+    right = axes[1].twinx()
+    right.plot(second.step, second.accuracy, color=COLORS["limit"], linestyle=":")
+    right.set_ylabel("accuracy (dotted)")
+    right.spines["right"].set_visible(True)
     for name in ("desirable", "undesirable"):
         axes[2].plot(second.step, second[f"score_{name}"], color=COLORS[name], label=name)
     axes[2].set(xlabel="update", ylabel="mean score", title="scores of both classes")
@@ -91,6 +102,9 @@ def scores(results: Mapping[str, pd.DataFrame], axes: Sequence[Axes]) -> None:
     """Normalised reward and cost of one policy of each method, mean and 95 % bootstrap interval: two axes.
 
     `results` maps a method's name to its episodes (`Evaluation.episodes`). The interval is over these.
+
+    >>> episodes = pd.DataFrame(dict(normalized_reward=[0.4, 0.6], normalized_cost=[0.5, 1.5]))
+    >>> scores({"TraC": episodes, "BC-Safe": episodes / 2}, plt.figure().subplots(1, 2))
     """
     for ax, column, title in zip(
         axes, ("normalized_reward", "normalized_cost"), ("normalised reward", "normalised cost"), strict=True
@@ -116,6 +130,11 @@ def reward_cost(table: pd.DataFrame, ax: Axes) -> None:
 
     `table` has the columns method, cost_limit, normalized_reward and normalized_cost, and for the latter two also
     `_low` and `_high`: the ends of Student's t interval, as in book/results/quick_table.csv.
+
+    >>> table = pd.DataFrame(dict(method=["TraC"], cost_limit=20))
+    >>> for score in ("normalized_reward", "normalized_cost"):
+    ...     table[[score, f"{score}_low", f"{score}_high"]] = 0.8, 0.7, 0.9
+    >>> reward_cost(table, plt.figure().gca())
     """
     for method, rows in table.groupby("method", sort=False):
         points = rows.sort_values("cost_limit")
@@ -124,7 +143,7 @@ def reward_cost(table: pd.DataFrame, ax: Axes) -> None:
             for axis, name in (("xerr", "normalized_cost"), ("yerr", "normalized_reward"))
         }
         look: dict[str, Any] = dict(
-            color=COLORS[method], marker=MARKERS[method], linestyle=":", capsize=2, label=method
+            color=COLORS.get(method), marker=MARKERS.get(method, "o"), linestyle=":", capsize=2, label=method
         )
         ax.errorbar(points.normalized_cost, points.normalized_reward, **bars, **look)
         for x, y, limit in zip(points.normalized_cost, points.normalized_reward, points.cost_limit, strict=True):
@@ -141,6 +160,12 @@ def settings(summary: pd.DataFrame, setting: str, axes: Sequence[Axes], *, serie
             `series`.
         setting: column on the horizontal axis, its values at equal distances in their order of appearance.
         series: column with one line for each value.
+
+    Example:
+        >>> score = dict(normalized_reward=[0.4, 0.6], normalized_cost=[0.5, 1.5])
+        >>> runs = pd.DataFrame(dict(task="BallRun", alpha=0.2, seed=[0, 1], **score))
+        >>> table = trac.statistics.summarize(runs, ["task", "alpha"])
+        >>> settings(table, "alpha", plt.figure().subplots(1, 2))
     """
     places = {value: place for place, value in enumerate(dict.fromkeys(summary[setting]))}
     lines = list(summary.groupby(series, sort=False))
@@ -156,79 +181,3 @@ def settings(summary: pd.DataFrame, setting: str, axes: Sequence[Axes], *, serie
         ax.set_ylim(bottom=min(0, ax.get_ylim()[0]))
     axes[1].axhline(1, color=COLORS["limit"], linestyle="--", linewidth=1)
     axes[0].legend()
-
-
-def film(
-    policies: Mapping[str, object], *, task: str, cost_limit: float, seed: int, every: int = 4, size: int = 240
-) -> bytes:
-    """Policies side by side in the simulator, seen from above: an animated GIF.
-
-    Each runs one episode from the same start state. The safety boundary is the simulator's own, the
-    line is the path so far, thick and red where a step cost something; the running cost stands above.
-
-    Args:
-        policies: name -> anything that `trac.evaluate` takes.
-        seed: of the start state.
-        every: steps between frames.
-        size: width of one view [pixels].
-    """
-    views = [_episode_frames(policy, name, task, cost_limit, seed, every, size) for name, policy in policies.items()]
-    frames = []
-    for i in range(max(len(view) for view in views)):
-        frame = Image.new("RGB", ((size + 4) * len(views) - 4, views[0][0].height), "white")
-        for place, view in enumerate(views):
-            frame.paste(view[min(i, len(view) - 1)], (place * (size + 4), 0))
-        frames.append(frame)
-    # One palette for all frames, in which the red of the path has a place of its own.
-    sample = Image.new("RGB", (frames[0].width, 2 * frames[0].height), _RED)
-    sample.paste(frames[-1], (0, 0))
-    palette = sample.quantize(colors=16)
-    frames = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
-    # The last frame stays for two seconds, so that the final costs can be read.
-    durations = [80] * (len(frames) - 1) + [2000]
-    buffer = io.BytesIO()
-    frames[0].save(buffer, format="GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)
-    return buffer.getvalue()
-
-
-def _episode_frames(
-    policy: Any, name: str, task: str, cost_limit: float, seed: int, every: int, size: int
-) -> list[Image.Image]:
-    env = make(task)
-    observation, _ = env.reset(seed=seed)
-    simulator: Any = env.unwrapped
-    if task.endswith("Circle"):  # a pale disc, on which the path can be seen
-        simulator.bc.changeVisualShape(simulator.task.circle.body_id, -1, rgbaColor=[0.8, 0.85, 0.95, 1])
-    camera, follow = simulator.world.camera, task.endswith("Run")
-    camera.render_width = camera.render_height = size
-    span = 9.0  # half the width of the view [metres]
-    banner = 18
-    font = ImageFont.load_default(11)
-    path, cost, frames, done, step = [], 0.0, [], False, 0
-    if hasattr(policy, "start"):  # with a memory of the episode, or random actions: see `rollout` in trac/evaluate.py
-        policy.start(seed)
-    while not done:
-        observation, reward, terminated, truncated, info = env.step(policy.act(observation))
-        if hasattr(policy, "observe"):
-            policy.observe(float(reward), float(info["cost"]))
-        cost, step, done = cost + info["cost"], step + 1, terminated or truncated
-        position = np.asarray(simulator.agent.get_position()[:2])
-        path.append((position, info["cost"] > 0))
-        if step % every and not done:
-            continue
-        centre = np.array([position[0] if follow else 0.0, 0.0])
-        # From straight above the simulator's 60 degree lens sees a half-width of dist * tan(30°).
-        camera.update(cam_base_pos=(*centre, 0), cam_dist=span / np.tan(np.radians(30)), cam_yaw=0, cam_pitch=-89.9)
-        image = Image.new("RGB", (size, size + banner), "white")
-        image.paste(Image.fromarray(render(env)), (0, banner))
-        draw = ImageDraw.Draw(image)
-        pixels = [tuple((size / 2, size / 2 + banner) + (p - centre) * (1, -1) * size / (2 * span)) for p, _ in path]
-        for (a, b), (_, costly) in zip(itertools.pairwise(pixels), path[1:], strict=True):
-            draw.line([a, b], fill=_RED if costly else (0, 0, 0), width=4 if costly else 2)
-        draw.rectangle([0, 0, size, banner - 1], fill="white")
-        over = cost > cost_limit
-        text = f"{name}: cost {cost:.0f} of {cost_limit:g}" + (", over the limit" if over else "")
-        draw.text((3, 2), text, fill=_RED if over else (0, 0, 0), font=font)
-        frames.append(image)
-    env.close()
-    return frames

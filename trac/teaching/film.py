@@ -1,0 +1,152 @@
+"""An episode as a film: what a policy did in one of Bullet-Safety-Gym's Circle or Run tasks, seen from above."""
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from typing import Any
+from xml.sax.saxutils import escape
+
+import numpy as np
+
+from trac.envs import make
+
+_INK, _RED, _PALE = "#222", "#d50000", "#cfd8ea"
+_MARGIN = 1.5  # around what happens [m]
+
+
+def film(
+    policies: Mapping[str, Any], *, task: str, cost_limit: float, seed: int, seconds: float = 8, width: int = 640
+) -> str:
+    """Policies in the simulator, each for one episode from the same start: an animated drawing (SVG).
+
+    The dashed lines are the task's safety boundaries, the disc or lane is where reward is earned. The line is the path
+    so far, thick and red where a step cost something; the bar below fills with the episode's cost, up to the limit's
+    mark and beyond. A viewer that does not animate shows the end.
+
+    Args:
+        policies: name -> anything that `trac.evaluate` takes.
+        seed: of the start state.
+        seconds: the time that the episode takes; its end stays for a quarter more.
+        width: of the drawing [pixels].
+
+    Raises:
+        ValueError: the task is neither a Circle nor a Run task of Bullet-Safety-Gym; there is no policy.
+
+    Example:
+        >>> policy = trac.policy.Policy(7, 2, hidden=(8,))
+        >>> film({"idle": policy}, task="BallRun", cost_limit=20, seed=0)[:4]
+        '<svg'
+    """
+    if not policies:
+        raise ValueError("a film needs a policy.")
+    episodes = {name: _episode(policy, task, seed) for name, policy in policies.items()}
+    circle = task.endswith("Circle")
+    simulator = episodes[next(iter(episodes))][2]
+    everywhere = np.concatenate([positions for positions, _, _ in episodes.values()])
+    edge = simulator["x_lim"] if circle else simulator["y_lim"]
+    low, high = everywhere.min(0), everywhere.max(0)
+    reach = np.array([max(simulator["radius"], edge)] * 2) if circle else np.array([0.0, edge])
+    low, high = np.minimum(low, -reach) - _MARGIN, np.maximum(high, reach) + _MARGIN
+    # Circles stand side by side and lanes below each other; one unit of the drawing is a pixel.
+    columns = len(episodes) if circle else 1
+    scale = (width - 10 * (columns - 1)) / columns / (high[0] - low[0])
+    view = scale * (high - low)
+    bar = 34  # height of name and bar, below each view
+    rows = -(-len(episodes) // columns)
+    height = rows * (view[1] + bar + 10) - 10
+    most = max([cost_limit, *(costs.sum() for _, costs, _ in episodes.values())])
+    parts = []
+    for place, (name, (positions, costs, _)) in enumerate(episodes.items()):
+        points = (positions - [low[0], high[1]]) * [scale, -scale]
+        corner = ((place % columns) * (view[0] + 10), (place // columns) * (view[1] + bar + 10))
+        zero = np.array([-low[0], high[1]]) * scale
+        parts.append(f'<g transform="translate({corner[0]:.0f} {corner[1]:.0f})">')
+        parts += _ground(circle, zero, edge * scale, view, simulator.get("radius", 0) * scale)
+        parts += _path(points, costs, seconds)
+        parts += _bar(name, costs, cost_limit, most, view, seconds)
+        parts.append("</g>")
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height:.0f}" width="{width}" '
+        f'font-family="sans-serif" font-size="13"><rect width="100%" height="100%" rx="4" fill="white"/>'
+        + "".join(parts)
+        + "</svg>"
+    )
+
+
+def _episode(policy: Any, task: str, seed: int) -> tuple[np.ndarray, np.ndarray, dict[str, float]]:
+    """Positions (L + 1, 2) [m], costs (L,), and the task's measures."""
+    if not task.endswith(("Circle", "Run")):
+        raise ValueError(f"{task}: films are of Bullet-Safety-Gym's Circle and Run tasks.")
+    env = make(task)
+    observation, _ = env.reset(seed=seed)
+    simulator: Any = env.unwrapped
+    positions, costs, done = [simulator.agent.get_position()[:2]], [], False
+    if hasattr(policy, "start"):  # with a memory of the episode, or random actions: see `rollout` in trac/evaluate.py
+        policy.start(seed)
+    while not done:
+        observation, reward, terminated, truncated, info = env.step(policy.act(observation))
+        if hasattr(policy, "observe"):
+            policy.observe(float(reward), float(info["cost"]))
+        positions.append(simulator.agent.get_position()[:2])
+        costs.append(float(info["cost"]))
+        done = terminated or truncated
+    measures = {name: getattr(simulator.task, name) for name in ("x_lim", "y_lim") if hasattr(simulator.task, name)}
+    if hasattr(simulator.task, "circle"):
+        measures["radius"] = simulator.task.circle.radius
+    env.close()
+    return np.array(positions), np.array(costs), measures
+
+
+def _ground(circle: bool, zero: np.ndarray, edge: float, view: np.ndarray, radius: float) -> list[str]:
+    x, y = zero
+    if circle:
+        ground = f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}" fill="{_PALE}" stroke="none"/>'
+        walls = f"M{x - edge:.1f} 0V{view[1]:.1f}M{x + edge:.1f} 0V{view[1]:.1f}"
+    else:
+        ground = f'<rect y="{y - edge:.1f}" width="{view[0]:.1f}" height="{2 * edge:.1f}" fill="{_PALE}"/>'
+        walls = f"M0 {y - edge:.1f}H{view[0]:.1f}M0 {y + edge:.1f}H{view[0]:.1f}"
+    return [ground, f'<path d="{walls}" stroke="{_INK}" stroke-dasharray="6 4" fill="none"/>']
+
+
+def _animate(name: str, values: Sequence[float], seconds: float) -> str:
+    """Through the values at equal times, the last of which stays for a quarter more."""
+    held = [*values, *[values[-1]] * (len(values) // 4)]
+    listed = ";".join(f"{value:.3g}" if abs(value) < 1 else f"{value:.1f}" for value in held)
+    return f'<animate attributeName="{name}" values="{listed}" dur="{1.25 * seconds:g}s" repeatCount="indefinite"/>'
+
+
+def _path(points: np.ndarray, costs: np.ndarray, seconds: float) -> list[str]:
+    """The line so far, its costly pieces, and where the agent is. Every second step is drawn."""
+    parts = [_piece(points, 0, len(points) - 1, _INK, 1.2, seconds)]
+    for costly, steps in groupby(range(len(costs)), key=lambda step: costs[step] > 0):
+        first, *rest = steps
+        if costly:
+            parts.append(_piece(points, first, rest[-1] + 1 if rest else first + 1, _RED, 3.5, seconds))
+    x, y = points[::2].T
+    moves = _animate("cx", x.tolist(), seconds) + _animate("cy", y.tolist(), seconds)
+    return [*parts, f'<circle cx="{x[-1]:.1f}" cy="{y[-1]:.1f}" r="5" fill="{_INK}">{moves}</circle>']
+
+
+def _piece(points: np.ndarray, first: int, last: int, color: str, width: float, seconds: float) -> str:
+    """The line from one point to another, drawn while the agent moves along it: a dash that grows."""
+    there = np.clip(np.arange(0, len(points), 2), first, last)  # the end of the piece at each drawn step
+    lengths = np.append(0, np.linalg.norm(np.diff(points[first : last + 1], axis=0), axis=1).cumsum())
+    whole = max(lengths[-1], 1e-9)
+    line = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points[first : last + 1])
+    return (
+        f'<path d="{line}" stroke="{color}" stroke-width="{width}" fill="none" pathLength="1" stroke-dasharray="1 1">'
+        f"{_animate('stroke-dashoffset', (1 - lengths[there - first] / whole).tolist(), seconds)}</path>"
+    )
+
+
+def _bar(name: str, costs: np.ndarray, limit: float, most: float, view: np.ndarray, seconds: float) -> list[str]:
+    total, y = costs.sum(), view[1]
+    color = _RED if total > limit else _INK
+    verdict = f"{escape(name)}: cost {total:.0f} of {limit:g}" + (", over the limit" if total > limit else "")
+    widths = np.append(0, costs.cumsum())[::2] / most * view[0]
+    mark = min(limit / most, 1) * view[0]
+    return [
+        f'<text x="0" y="{y + 15:.1f}" fill="{color}">{verdict}</text>',
+        f'<rect y="{y + 22:.1f}" width="{total / most * view[0]:.1f}" height="8" fill="{color}">'
+        f"{_animate('width', widths.tolist(), seconds)}</rect>",
+        f'<path d="M{mark:.1f} {y + 19:.1f}v14" stroke="{_INK}" stroke-width="2"/>',
+    ]
