@@ -56,7 +56,7 @@
     return () => {
       const [l, x, y] = [limit, top, bottom].map((input) => Number(input.value));
       const found = partition(view, { limit: l, top: x, bottom: y, kappa });
-      const groups = policies(view, trained.filter((run) => run.top === x && run.bottom === y), l);
+      const groups = policies(view, trained.filter((run) => run.x === x && run.y === y), l);
       const centre = found.labels && average(view, found);
       frame = plot(svg, view, found, ({ x: xOf, y: yOf, width }) => {
         const at = (cost, value, ...r) => pixels(xOf(cost), yOf(value), ...r);
