@@ -1,6 +1,6 @@
-// The partition explorer of the chapter on partitions. `partition` repeats the rules of
-// trac/partition.py to the last bit and is tested against them; the rest draws what it returns.
-(() => {
+// The partition explorer of the chapter on partitions, and what the other interactive figures share with it.
+// `partition` repeats the rules of trac/partition.py to the last bit and is tested against them; the rest draws.
+globalThis.explorer = (() => {
   "use strict";
 
   const DESIRABLE = 1, UNDESIRABLE = 0, NEITHER = -1;
@@ -48,6 +48,7 @@
   }
 
   const short = (value) => String(Number(value.toFixed(2)));
+  const pixels = (...values) => values.map((value) => Math.round(10 * value) / 10);
 
   // Round numbers, about `count` of them, that cover low to high.
   function ticks(low, high, count) {
@@ -58,51 +59,70 @@
     return found;
   }
 
+  // The marks of all figures, by the name of their class in explorer.css.
   const MARKERS = {
     desirable: (x, y, r) => `<circle cx="${x}" cy="${y}" r="${r}"/>`,
     undesirable: (x, y, r) => `<path d="M${x - r} ${y - r}l${2 * r} ${2 * r}m0 ${-2 * r}l${-2 * r} ${2 * r}"/>`,
     neither: (x, y) => `<path d="M${x - 2.5} ${y - 2.5}h5v5h-5z"/>`,
+    policy: (x, y, r) => `<path d="M${x - r} ${y}l${r} ${-r}l${r} ${r}l${-r} ${r}z"/>`,
+    average: (x, y, r) => `<path d="M${x - r} ${y - 2}v4h${r - 2}v${r - 2}h4v${2 - r}h${r - 2}v-4h${2 - r}v${2 - r}h-4v${r - 2}z"/>`,
+    end: (x, y, r) => `<circle cx="${x}" cy="${y}" r="${r}"/>`,
+    sum: (x, y, r) => `<path d="M${x - r} ${y}h${2 * r}l${-r} ${-r}m${r} ${r}l${-r} ${r}"/>`,
   };
   const NAMES = { [DESIRABLE]: "desirable", [UNDESIRABLE]: "undesirable", [NEITHER]: "neither" };
+  const marks = (name, points) => `<g class="${name}">${points.map((point) => MARKERS[name](...point)).join("")}</g>`;
+  const item = (name, text) => `<li><svg aria-hidden="true">${marks(name, [[7, 7, 5]])}</svg>${text}</li>`;
 
-  function plot(svg, view, { threshold, labels, weights }) {
-    const width = svg.clientWidth, height = Math.max(260, Math.min(420, 0.6 * width));
-    const left = 52, bottom = 44, above = 18;
-    const xMax = 1.02 * Math.max(...view.costs, threshold, 1);
-    const yMin = Math.min(...view.returns, 0), yMax = 1.02 * Math.max(...view.returns);
-    const x = (cost) => left + 8 + ((cost + 0.5) / (xMax + 0.5)) * (width - left - 16);
-    const y = (value) => height - bottom - ((value - yMin) / (yMax - yMin)) * (height - bottom - above);
-
-    const groups = { neither: "", undesirable: "", desirable: "" };
-    view.costs.forEach((cost, i) => {
-      const name = NAMES[labels ? labels[i] : NEITHER], weight = weights ? weights[i] : 0;
-      // Costs are whole numbers: spread by up to half of one to the left, points do not hide each other.
-      const at = [x(cost - 0.5 * ((i * 0.618) % 1)), y(view.returns[i]), 1 + 3 * weight];
-      groups[name] += MARKERS[name](...at.map((number) => Math.round(10 * number) / 10));
-    });
-    const points = Object.entries(groups).map(([name, marks]) => `<g class="${name}">${marks}</g>`).join("");
-
-    const xTicks = ticks(0, xMax, width < 450 ? 5 : 9).map(
-      (t) => `<path class="axis" d="M${x(t)} ${height - bottom}v5"/>` +
-        `<text x="${x(t)}" y="${height - bottom + 18}" text-anchor="middle">${t}</text>`
+  // Scales from the data to pixels of the svg, their inverses, and the two axes as markup.
+  function axes(svg, height, [xMin, xMax], [yMin, yMax], xName, yName) {
+    const width = svg.clientWidth, left = 52, bottom = height - 44, above = 18;
+    const right = width - 8, start = left + 8;
+    const x = (value) => start + (value - xMin) / (xMax - xMin) * (right - start);
+    const y = (value) => bottom - (value - yMin) / (yMax - yMin) * (bottom - above);
+    const xTicks = ticks(xMin, xMax, width < 450 ? 5 : 9).map(
+      (t) => `<path class="axis" d="M${x(t)} ${bottom}v5"/>` +
+        `<text x="${x(t)}" y="${bottom + 18}" text-anchor="middle">${t}</text>`
     );
     const yTicks = ticks(yMin, yMax, 6).map(
       (t) => `<path class="axis" d="M${left} ${y(t)}h-5"/>` +
         `<text x="${left - 8}" y="${y(t) + 4}" text-anchor="end">${t}</text>`
     );
-    const line = x(threshold), end = line > width - 90;
     svg.setAttribute("height", height);
-    svg.innerHTML =
-      points +
-      `<path class="axis" d="M${left} ${above}V${height - bottom}H${width}"/>` + xTicks.join("") + yTicks.join("") +
-      `<path class="limit" d="M${line} ${above}V${height - bottom}"/>` +
-      `<text x="${line + (end ? -5 : 5)}" y="${above - 5}" text-anchor="${end ? "end" : "start"}">` +
-      `limit ${short(threshold)}</text>` +
-      `<text x="${(left + width) / 2}" y="${height - 6}" text-anchor="middle">cost of ${view.length} steps</text>` +
-      `<text x="0" y="${above - 5}">return</text>`;
+    const markup =
+      `<path class="axis" d="M${left} ${above}V${bottom}H${width}"/>` + xTicks.join("") + yTicks.join("") +
+      `<text x="${(left + width) / 2}" y="${height - 6}" text-anchor="middle">${xName}</text>` +
+      `<text x="0" y="${above - 5}">${yName}</text>`;
+    return {
+      x, y, bottom, above, width, markup,
+      valueX: (pixel) => xMin + (pixel - start) / (right - start) * (xMax - xMin),
+      valueY: (pixel) => yMin + (bottom - pixel) / (bottom - above) * (yMax - yMin),
+    };
   }
 
-  function describe(view, { threshold, error, labels, weights }) {
+  // The cloud of segments with the limit; `more(axes)` is markup to draw over it. Returns the axes.
+  function plot(svg, view, { threshold, labels, weights }, more = () => "") {
+    const height = Math.max(260, Math.min(420, 0.6 * svg.clientWidth));
+    const frame = axes(
+      svg, height, [-0.5, 1.02 * Math.max(...view.costs, threshold, 1)],
+      [Math.min(...view.returns, 0), 1.02 * Math.max(...view.returns)], `cost of ${view.length} steps`, "return"
+    );
+    const groups = { neither: [], undesirable: [], desirable: [] };
+    view.costs.forEach((cost, i) => {
+      const weight = weights ? weights[i] : 0;
+      // Costs are whole numbers: spread by up to half of one to the left, points do not hide each other.
+      const at = pixels(frame.x(cost - 0.5 * ((i * 0.618) % 1)), frame.y(view.returns[i]), 1 + 3 * weight);
+      groups[NAMES[labels ? labels[i] : NEITHER]].push(at);
+    });
+    const line = frame.x(threshold), end = line > frame.width - 90;
+    svg.innerHTML =
+      Object.entries(groups).map(([name, points]) => marks(name, points)).join("") + frame.markup +
+      `<path class="limit" d="M${line} ${frame.above}V${frame.bottom}"/>` +
+      `<text x="${line + (end ? -5 : 5)}" y="${frame.above - 5}" text-anchor="${end ? "end" : "start"}">` +
+      `limit ${short(threshold)}</text>` + more(frame);
+    return frame;
+  }
+
+  function describe(view, { threshold, error, labels, weights }, more = "") {
     const sample = view.returns.length < view.total ? `A sample of ${view.returns.length} of the ` : "";
     const total = view.total.toLocaleString("en");
     const unsafe = view.costs.filter((cost) => cost > threshold).length;
@@ -116,46 +136,69 @@
       let text = `<b>${members.length}</b> ${name === "neither" ? "in neither class" : name}`;
       if (label === UNDESIRABLE) text += ` (${unsafe} unsafe, ${members.length - unsafe} safe)`;
       if (label !== NEITHER) text += `, weights ${Math.min(...found).toFixed(3)} to ${Math.max(...found).toFixed(3)}`;
-      return `<li><svg aria-hidden="true"><g class="${name}">${MARKERS[name](7, 7, 4)}</g></svg>${text}</li>`;
+      return item(name, text);
     });
-    return `${head}<ul>${items.join("")}</ul>`;
+    return `${head}<ul>${items.join("")}${more}</ul>`;
   }
 
-  function mount(root) {
-    root.dataset.ready = "yes";
-    const data = JSON.parse(root.querySelector('script[type="application/json"]').textContent);
+  // Call moved(x, y), in pixels of the svg, while a pointer drags the element.
+  function drag(svg, element, moved) {
+    const move = (event) => {
+      if (!element.hasPointerCapture(event.pointerId)) return;
+      const box = svg.getBoundingClientRect();
+      moved(event.clientX - box.left, event.clientY - box.top);
+    };
+    element.addEventListener("pointerdown", (event) => {
+      element.setPointerCapture(event.pointerId);
+      move(event);
+    });
+    element.addEventListener("pointermove", move);
+  }
+
+  function show(input, text) {
+    input.previousElementSibling.textContent = text;
+    input.setAttribute("aria-valuetext", text);
+  }
+
+  // Set up the figures of a class. setUp(root, svg, data) returns the function that draws one by its inputs, and
+  // that returns what is to be said below it.
+  function mount(name, setUp) {
+    if (typeof document === "undefined") return; // the tests
+    for (const root of document.querySelectorAll(`.${name}:not([data-ready])`)) {
+      root.dataset.ready = "yes";
+      const svg = root.querySelector("svg"), result = root.querySelector(".result");
+      const data = JSON.parse(root.querySelector('script[type="application/json"]').textContent);
+      const draw = setUp(root, svg, data);
+      const update = () => {
+        for (const input of root.querySelectorAll("input")) show(input, String(Number(input.value)));
+        result.innerHTML = draw();
+      };
+      root.addEventListener("input", update);
+      let width = 0;
+      new ResizeObserver(() => {
+        if (svg.clientWidth === width) return;
+        width = svg.clientWidth;
+        update();
+      }).observe(svg);
+    }
+  }
+
+  mount("partition-explorer", (root, svg, data) => {
     const [task, limit, ratio, top, bottom, kappa] = ["task", "limit", "ratio", "top", "bottom", "kappa"].map((name) =>
       root.querySelector(`#explorer-${name}`)
     );
-    const svg = root.querySelector("svg"), result = root.querySelector(".result");
     for (const name of Object.keys(data)) task.add(new Option(name, name));
     ratio.max = data[task.value].length - 1;
-
-    function update() {
+    return () => {
       const view = data[task.value][ratio.value];
-      for (const input of root.querySelectorAll("input")) {
-        const text = input === ratio ? String(view.ratio) : String(Number(input.value));
-        input.previousElementSibling.textContent = text;
-        input.setAttribute("aria-valuetext", text);
-      }
+      show(ratio, String(view.ratio));
       const [l, x, y, k] = [limit, top, bottom, kappa].map((input) => Number(input.value));
       const found = partition(view, { limit: l, top: x, bottom: y, kappa: k });
       plot(svg, view, found);
-      result.innerHTML = describe(view, found);
-    }
+      return describe(view, found);
+    };
+  });
 
-    root.addEventListener("input", update);
-    let width = 0;
-    new ResizeObserver(() => {
-      if (svg.clientWidth === width) return;
-      width = svg.clientWidth;
-      update();
-    }).observe(svg);
-  }
-
-  if (typeof document !== "undefined") {
-    document.querySelectorAll(".partition-explorer:not([data-ready])").forEach(mount);
-  } else {
-    module.exports = { partition };
-  }
+  return { DESIRABLE, partition, short, pixels, MARKERS, marks, item, axes, plot, describe, drag, mount };
 })();
+if (typeof document === "undefined") module.exports = explorer;

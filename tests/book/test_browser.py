@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from selenium import webdriver
+from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import WebDriverWait
@@ -190,6 +191,33 @@ def test_the_explorer_answers_its_sliders_by_key(address, browser):
             slider.send_keys(*[key] * 5)
             seen.add(counts.text)
         assert len(seen) > 1, f"{slider.get_attribute('id')} changes nothing"
+
+
+@pytest.mark.parametrize(("page", "name"), [("06_training", "forces"), ("10_limits", "limit")])
+def test_a_figure_answers_its_controls_by_key(page, name, address, browser):
+    load(browser, address + f"notebooks/{page}.html")
+    said = browser.find_element(By.CSS_SELECTOR, f".{name}, .{name}-explorer").find_element(By.CSS_SELECTOR, ".result")
+    controls = browser.find_elements(By.CSS_SELECTOR, f":is(input, select)[id^={name}], .{name} .handle")
+    assert len(controls) == {"forces": 6, "limit": 3}[name]
+    for control in controls:
+        seen = {said.text}
+        for key in (Keys.ARROW_UP, Keys.ARROW_DOWN, Keys.ARROW_DOWN):
+            control.send_keys(key)
+            seen.add(said.text)
+        assert len(seen) > 1, f"{control.get_attribute('outerHTML')[:80]} changes nothing"
+    assert not requests(browser, address)
+
+
+def test_the_good_action_and_the_limit_are_dragged(address, browser):
+    for page, handle, by, shown in (
+        ("06_training", ".forces [data-name=good]", (-60, 40), ".forces [data-name=good]"),
+        ("10_limits", ".limit-explorer svg", (120, 0), "#limit-limit"),
+    ):
+        load(browser, address + f"notebooks/{page}.html")
+        (handle,), (value,) = (browser.find_elements(By.CSS_SELECTOR, one) for one in (handle, shown))
+        before = value.get_attribute("aria-valuetext")
+        ActionChains(browser).drag_and_drop_by_offset(handle, *by).perform()
+        assert value.get_attribute("aria-valuetext") != before
 
 
 def test_the_counts_of_the_explorer_are_those_of_trac_partition(address, browser):

@@ -1,4 +1,4 @@
-"""The partition explorer's script against trac.partition, and the explorer as the chapter's page has it."""
+"""The interactive figures' scripts against trac, and the partition explorer as the chapter's page has it."""
 
 import json
 import re
@@ -9,28 +9,34 @@ from pathlib import Path
 
 import nbformat
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 
 import trac
 from trac.config import ConfigError
 from trac.data.trajectories import from_arrays
 from trac.partition import partition
+from trac.score import log_prob, segment_score, trac_loss
+from trac.teaching.explorer import explorer
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "book" / "explorer.js"
 CHAPTER = ROOT / "notebooks" / "04_partition.ipynb"
+ASKS = r"//\w|\bsrc\b|\bhref\b|url\(|@import|fetch\(|XMLHttpRequest|WebSocket|import\("
 NODE = shutil.which("node")
 needs_node = pytest.mark.skipif(NODE is None, reason="node, which runs the explorer's script, is not installed")
 RUN = """
-const {partition} = require(process.argv[1]);
+const [script, name] = process.argv.slice(1);
 const cases = JSON.parse(require("fs").readFileSync(0));
-console.log(JSON.stringify(cases.map(([view, settings]) => partition(view, settings))));
+console.log(JSON.stringify(cases.map((given) => require(script)[name](...given))));
 """
 
 
-def in_the_page(cases):
-    """What the script says of each (view, settings)."""
-    run = subprocess.run([NODE, "-e", RUN, str(SCRIPT)], input=json.dumps(cases), capture_output=True, text=True)
+def in_the_page(cases, name="partition", script=SCRIPT):
+    """What a function of a script says of each tuple of arguments."""
+    command = [NODE, "-e", RUN, str(script), name]
+    run = subprocess.run(command, input=json.dumps(cases), capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     return json.loads(run.stdout)
 
@@ -133,13 +139,21 @@ def views(page):
 def test_the_page_is_small_and_asks_for_nothing(page):
     assert len(page.encode()) < 300_000
     assert SCRIPT.read_text(encoding="utf-8").strip() in page  # as it is now
-    assert not re.search(r"//\w|\bsrc\b|\bhref\b|url\(|@import|fetch\(|XMLHttpRequest|WebSocket|import\(", page)
+    assert not re.search(ASKS, page)
 
 
-def test_every_slider_has_a_label_and_the_counts_are_announced(page):
+@pytest.mark.parametrize(("name", "count"), [("explorer", 6), ("limit_explorer", 3), ("forces", 3)])
+def test_every_slider_has_a_label_and_the_counts_are_announced(name, count):
+    page = explorer(name, book=ROOT / "book")
     controls = re.findall(r'<(?:input|select)[^>]*\bid="([\w-]+)"', page)
-    assert len(controls) == 6 and controls == re.findall(r'<label for="([\w-]+)"', page)
+    assert len(controls) == count and controls == re.findall(r'<label for="([\w-]+)"', page)
     assert 'role="status" aria-live="polite"' in page
+    assert "EXPLORER_" not in page and page.count(SCRIPT.read_text(encoding="utf-8").strip()) == 1
+    assert not re.search(ASKS, page)
+
+
+def test_without_the_book_the_figure_says_where_it_is(tmp_path):
+    assert "page of the book" in explorer("forces", book=tmp_path)
 
 
 CHOICES = [settings(), settings(limit=10, bottom=0.5, kappa=0.0), settings(limit=40, top=0.25), settings(limit=110)]
@@ -159,3 +173,72 @@ def test_the_samples_of_windows_give_what_trac_partition_gives(views):
     cases = [(view, choice) for view in exact for choice in CHOICES]
     for found, case in zip(in_the_page(cases), cases, strict=True):
         assert_same(found, in_python(*case))
+
+
+ACTIONS = dict(good=[0.45, 0.3], bad=[-0.25, 0.1], reference=[0.1, 0.2])
+
+
+@needs_node
+@pytest.mark.parametrize("chosen", [(0.2, 0.25, 0.99), (1.0, 0.6, 0.0), (0.05, 1.0, 1.0), (0.7, 0.0, 0.5)])
+def test_the_forces_are_the_gradient_of_the_loss(chosen):
+    chosen = dict(zip(("alpha", "eta", "gamma"), chosen, strict=True))
+    actions = torch.tensor([ACTIONS["good"], ACTIONS["bad"]], dtype=torch.float64)[:, None].expand(2, 10, 2)
+    means = [[0.1, 0.2], [0.45, 0.3], [-1.0, 0.9]]
+    founds = in_the_page([(ACTIONS, mean, chosen) for mean in means], "forces", ROOT / "book" / "forces.js")
+    for mean, found in zip(means, founds, strict=True):
+        mean = torch.tensor(mean, dtype=torch.float64, requires_grad=True)
+        ratio = log_prob(mean, actions) - log_prob(torch.tensor(ACTIONS["reference"], dtype=torch.float64), actions)
+        score = segment_score(ratio, alpha=chosen["alpha"], gamma=chosen["gamma"])
+        assert np.allclose([found[name]["score"] for name in ("good", "bad")], score.tolist())
+        for name, use in (("good", "desirable"), ("bad", "undesirable"), ("sum", "both")):
+            weight, label = torch.ones(2, dtype=torch.float64), torch.tensor([1.0, 0.0], dtype=torch.float64)
+            loss, _ = trac_loss(score, weight, label, chosen["eta"], use=use)
+            (gradient,) = torch.autograd.grad(2 * loss, mean, retain_graph=True)  # the loss is the mean of two
+            force = found["sum"] if name == "sum" else found[name]["force"]
+            assert np.allclose(force, -gradient, atol=1e-12)
+
+
+@needs_node
+def test_the_steps_lead_to_where_the_forces_cancel():
+    script = ROOT / "book" / "forces.js"
+    line = dict(good=[0.5, 0], bad=[-0.2, 0], reference=[0.15, 0])
+    small = dict(alpha=1e-6, eta=0.25, gamma=0)
+    large = dict(alpha=5, eta=0.25, gamma=0)
+    ends = [path[-1] for path in in_the_page([(line, [0.15, 0], one) for one in (small, large)], "path", script)]
+    # small scores: past the good action by eta / (1 - eta) of the distance; large ones: the root by bisection
+    assert np.allclose(ends, [[0.7 / 3 + 0.5, 0], [0.55214, 0]], atol=1e-4)
+    assert np.allclose(in_the_page([(line, ends[0])], "past", script), [1 / 3], atol=1e-4)
+    (around,) = in_the_page([(ACTIONS, [-0.5, -0.9], dict(alpha=0.2, eta=0.25, gamma=0.99))], "path", script)
+    (there,) = in_the_page([(ACTIONS, around[-1], dict(alpha=0.2, eta=0.25, gamma=0.99))], "forces", script)
+    assert np.hypot(*there["sum"]) < 1e-4
+
+
+@needs_node
+def test_the_limit_on_the_frontier_says_what_trac_and_the_study_say():
+    script = ROOT / "book" / "limit_explorer.js"
+    log = trac.load("BallCircle")
+    view = dict(returns=log.returns.tolist(), costs=log.episode_costs.tolist(), length=200, horizon=200)
+    for limit, top in ((5, 0.25), (20, 0.5), (60, 0.5)):
+        segments = partition(log, cost_limit=limit, top=top, bottom=0.25, segment_ratio=1.0)
+        good = segments.labels == 1
+        (found,) = in_the_page([(view, settings(limit, top, 0.25))])
+        (centre,) = in_the_page([(view, found)], "average", script)
+        assert np.allclose(centre, [segments.costs[good].mean(), segments.returns[good].mean()])
+    (line,) = in_the_page([(view,)], "frontier", script)
+    for cost, value in line:
+        assert (
+            value
+            == log.returns[log.episode_costs <= cost].max()
+            > log.returns[log.episode_costs < cost].max(initial=-9e9)
+        )
+    assert line[-1][1] == log.returns.max()
+
+    table = pd.read_csv(ROOT / "book" / "results" / "study_cost_limit.csv", comment="#")
+    table = table[(table.task == "BallCircle") & (table.model == "last") & (table.top == 0.5) & (table.bottom == 0)]
+    runs = table.rename(columns={"cost_limit": "limit"})[["limit", "cost", "return"]].to_dict("records")
+    groups, gap = in_the_page([(view, runs, 20), (view, runs, 21)], "policies", script)
+    means = table.groupby("cost_limit")[["cost", "return"]].mean()
+    assert [group["limit"] for group in groups] == means.index.tolist()
+    assert np.allclose([[group["cost"], group["return"]] for group in groups], means)
+    assert [group["limit"] for group in groups if group["same"]] == [20]
+    assert not any(group["same"] for group in gap)
