@@ -128,6 +128,9 @@ def scores(results: Mapping[str, pd.DataFrame], axes: Sequence[Axes]) -> None:
 def reward_cost(table: pd.DataFrame, ax: Axes) -> None:
     """Normalised reward against cost of each method, one point for each cost limit, with intervals over seeds.
 
+    The safe region is green. The cost's scale is linear up to the limit and logarithmic beyond, so that no method's
+    excess decides what is seen of the others; intervals are cut off at a cost of 0.
+
     `table` has the columns method, cost_limit, normalized_reward and normalized_cost, and for the latter two also
     `_low` and `_high`: the ends of Student's t interval, as in book/results/quick_table.csv.
 
@@ -136,20 +139,23 @@ def reward_cost(table: pd.DataFrame, ax: Axes) -> None:
     ...     table[[score, f"{score}_low", f"{score}_high"]] = 0.8, 0.7, 0.9
     >>> reward_cost(table, plt.figure().gca())
     """
+    ax.axvspan(-0.1, 1, color=COLORS["BC-Safe"], alpha=0.12, linewidth=0)
     for method, rows in table.groupby("method", sort=False):
         points = rows.sort_values("cost_limit")
         bars: dict[str, Any] = {
-            axis: (points[name] - points[f"{name}_low"], points[f"{name}_high"] - points[name])
+            axis: (
+                points[name] - points[f"{name}_low"].clip(lower=0 if axis == "xerr" else None),
+                points[f"{name}_high"] - points[name],
+            )
             for axis, name in (("xerr", "normalized_cost"), ("yerr", "normalized_reward"))
         }
         look: dict[str, Any] = dict(
-            color=COLORS.get(method), marker=MARKERS.get(method, "o"), linestyle=":", capsize=2, label=method
+            color=COLORS.get(method), marker=MARKERS.get(method, "o"), linestyle=":", elinewidth=0.8, label=method
         )
         ax.errorbar(points.normalized_cost, points.normalized_reward, **bars, **look)
-        for x, y, limit in zip(points.normalized_cost, points.normalized_reward, points.cost_limit, strict=True):
-            ax.annotate(f"{limit:g}", (x, y), xytext=(4, 4), textcoords="offset points", fontsize=8)
-    _limit(ax, 1.0, "limit")
-    ax.set(xlabel="normalised cost", ylabel="normalised reward")
+    ax.set_xscale("symlog", linthresh=1, linscale=1.5)
+    ax.set_xticks([0, 0.5, 1, 2, 5, 10], ["0", "0.5", "1", "2", "5", "10"])
+    ax.set(xlabel="normalised cost", ylabel="normalised reward", xlim=(-0.1, 14))
 
 
 def settings(summary: pd.DataFrame, setting: str, axes: Sequence[Axes], *, series: str = "task") -> None:
