@@ -199,6 +199,6 @@ globalThis.explorer = (() => {
     };
   });
 
-  return { DESIRABLE, partition, short, pixels, MARKERS, marks, item, axes, plot, describe, drag, mount };
+  return { DESIRABLE, partition, short, pixels, marks, item, axes, plot, describe, drag, mount };
 })();
 if (typeof document === "undefined") module.exports = explorer;

@@ -90,6 +90,7 @@
         node.dispatchEvent(new Event("input", { bubbles: true }));
       };
       drag(svg, node, (x, y) => place(frame.valueX(x), frame.valueY(y)));
+      node.addEventListener("touchstart", (event) => event.preventDefault()); // else the page scrolls
       node.addEventListener("keydown", (event) => {
         const step = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowDown: [0, -1], ArrowUp: [0, 1] }[event.key];
         if (!step) return;

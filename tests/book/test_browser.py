@@ -208,16 +208,20 @@ def test_a_figure_answers_its_controls_by_key(page, name, address, browser):
     assert not requests(browser, address)
 
 
-def test_the_good_action_and_the_limit_are_dragged(address, browser):
-    for page, handle, by, shown in (
-        ("06_training", ".forces [data-name=good]", (-60, 40), ".forces [data-name=good]"),
-        ("10_limits", ".limit-explorer svg", (120, 0), "#limit-limit"),
-    ):
-        load(browser, address + f"notebooks/{page}.html")
-        (handle,), (value,) = (browser.find_elements(By.CSS_SELECTOR, one) for one in (handle, shown))
-        before = value.get_attribute("aria-valuetext")
-        ActionChains(browser).drag_and_drop_by_offset(handle, *by).perform()
-        assert value.get_attribute("aria-valuetext") != before
+@pytest.mark.parametrize(
+    ("page", "grip", "by", "shown"),
+    [
+        ("06_training", ".forces [data-name=good] .grip", (-60, 40), ".forces [data-name=good]"),
+        ("10_limits", ".limit-explorer svg[role=img]", (120, 0), "#limit-limit"),
+    ],
+)
+def test_a_figure_is_dragged(page, grip, by, shown, address, browser):
+    load(browser, address + f"notebooks/{page}.html")
+    grip, value = (browser.find_element(By.CSS_SELECTOR, one) for one in (grip, shown))
+    before = value.get_attribute("aria-valuetext")
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", grip)
+    ActionChains(browser).drag_and_drop_by_offset(grip, *by).perform()
+    assert value.get_attribute("aria-valuetext") != before
 
 
 def test_the_counts_of_the_explorer_are_those_of_trac_partition(address, browser):
