@@ -13,6 +13,10 @@ def explorer(name: str, data: object = None, *, book: Path = Path("../book")) ->
         book: the book's folder, seen from a notebook.
 
     Without these files, as where a notebook stands alone, a sentence that says where the figure is.
+
+    Example:
+        >>> explorer("forces", book=Path("elsewhere"))
+        "<p>This figure is on the chapter's page of the book.</p>"
     """
     if not (book / f"{name}.html").is_file():
         return "<p>This figure is on the chapter's page of the book.</p>"
