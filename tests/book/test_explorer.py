@@ -48,7 +48,7 @@ def in_python(view, settings):
     """
     size = len(view["returns"])
     log = from_arrays(
-        "BallRun",
+        "small",
         observations=np.zeros((size, 1)),
         actions=np.zeros((size, 1)),
         rewards=view["returns"],
