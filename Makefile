@@ -12,7 +12,7 @@ EXTRAS := bullet,book,sweep,baselines,tests
 export JUPYTER_PREFER_ENV_PATH := 1
 unexport JUPYTER_PATH
 
-.PHONY: book notebooks html test test-all test-slow test-notebooks test-osrl test-browser test-colab check-py312 check-py313 safety test-safety lint links
+.PHONY: book notebooks html test test-all test-exercises test-slow test-notebooks test-osrl test-browser test-colab check-py312 check-py313 safety test-safety lint links
 .PHONY: lock audit wheel bench bench-gpu bench-osrl bench-scale datasets studies suites set-repository clean .venv
 
 book: # execute the stale notebooks (FORCE=1: all) and build the book
@@ -30,10 +30,13 @@ html: $(STAMP) # build the book from the notebooks as they are
 test: $(STAMP) # the fast tests
 	$(BIN)/pytest -m "not slow and not browser and not colab"
 
-test-all: test-slow test-notebooks # with -j2 both at once
+test-all: test-exercises test-notebooks test-slow # with -j2 two at once, the longest first
+
+test-exercises: $(STAMP) # every stub must fail its checks, every solution pass them
+	$(BIN)/pytest -m slow tests/book/test_exercises.py
 
 test-slow: $(STAMP)
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m slow --ignore tests/book/test_exercises.py
 
 test-notebooks: $(STAMP) # none is stale; run each again, and compare the outputs that hold on every machine
 	$(BIN)/python book/execute.py --check
