@@ -1,9 +1,11 @@
+import dataclasses
 import inspect
 import warnings
 
 import numpy as np
 import pytest
 
+import trac
 from trac.config import ConfigError, TracConfig
 from trac.data.trajectories import from_arrays
 from trac.partition import PartitionError, partition
@@ -195,3 +197,28 @@ def test_the_defaults_are_those_of_a_config():
     for name, parameter in inspect.signature(partition).parameters.items():
         if parameter.default is not inspect.Parameter.empty:
             assert parameter.default == getattr(TracConfig(), name), name
+
+
+@pytest.mark.parametrize(("key", "value"), [("costs", 3.4e38), ("rewards", -1e20)])
+def test_one_huge_value_changes_its_own_episode_alone(key, value):
+    data = trac.load("BallRun")
+    before = trac.partition(data, cost_limit=20)
+    values = getattr(data, key).copy()
+    values[data.starts[400] + 50] = value
+    found = trac.partition(dataclasses.replace(data, **{key: values}), cost_limit=20)
+    assert not (data.episode_costs[found.episodes[found.labels == 1]] > 20).any()
+    sums = {
+        name: dict(zip(s.episodes, getattr(s, key.replace("rewards", "returns")), strict=True))
+        for name, s in (("before", before), ("found", found))
+    }
+    both = [e for e in sums["before"] if e in sums["found"] and e != 400]
+    assert len(both) > 300 and all(sums["before"][e] == sums["found"][e] for e in both)
+
+
+def test_a_cost_of_just_the_limit_in_float32_is_safe():
+    data = one_step_rewards([1, 2, 3], [0, 0, 9], length=20)
+    costs = data.costs.copy()
+    costs[20:40] = 0.1
+    assert data.episode_costs[1] == 0 and costs[20:40].sum(dtype=np.float64) > 2
+    found = partition(dataclasses.replace(data, costs=costs), cost_limit=2, top=1.0, segment_ratio=1.0)
+    assert found.labels.tolist() == [1, 1, 0]

@@ -272,3 +272,8 @@ def test_batches_without_two_classes_are_told(change):
     config = QUICK.replace(task="BallRun", eval_episodes=0)
     with pytest.warns(UserWarning, match=r"% of the batches will have segments of one class only, which leave η"):
         trac.train(trac.load("BallRun"), config.replace(**change), progress=False)
+
+
+def test_a_list_with_one_config_twice_is_told(data):
+    with pytest.warns(UserWarning, match="config 2 of the list is equal to config 0"):
+        trac.train(data, [QUICK, QUICK.replace(seed=1), QUICK], progress=False)

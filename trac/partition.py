@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from trac.config import ConfigError, TracConfig
+from trac.data.tasks import keeps_limit
 from trac.data.trajectories import Trajectories
 
 RELEASED_MAX_SEGMENTS = 10**6
@@ -133,11 +134,11 @@ def segments_of(data: Trajectories, config: TracConfig) -> Segments:
         starts, episodes = every_segment(data, length)
     else:
         starts, episodes = _released_segments(data, length, horizon, config.seed)
-    returns, costs = _segment_sums(data.rewards, starts, length), _segment_sums(data.costs, starts, length)
+    returns, costs = (_segment_sums(data, values, starts, length) for values in (data.rewards, data.costs))
 
     threshold = cost_limit if math.isinf(cost_limit) else cost_limit * length / horizon
     short = data.lengths < length
-    too_short, too_short_unsafe = int(short.sum()), int((data.episode_costs[short] > cost_limit).sum())
+    too_short, too_short_unsafe = int(short.sum()), int((~keeps_limit(data.episode_costs[short], cost_limit)).sum())
 
     lost = (
         f"{too_short} of {len(short)} episodes, {too_short_unsafe} of them unsafe, are shorter than {length} steps and "
@@ -148,7 +149,7 @@ def segments_of(data: Trajectories, config: TracConfig) -> Segments:
     def advised(advice: str) -> str:
         return f"{lost}, or {advice}" if too_short else advice[0].upper() + advice[1:]
 
-    safe = np.flatnonzero(costs <= threshold)
+    safe = np.flatnonzero(keeps_limit(costs, threshold))
     if len(safe) == 0:
         raise PartitionError(
             f"no segment is safe: the limit {cost_limit:g} allows a cost of {threshold:g} in {length} steps, and the "
@@ -229,7 +230,11 @@ def _released_segments(data: Trajectories, length: int, horizon: int, seed: int)
     return data.starts[episodes] + offsets, episodes
 
 
-def _segment_sums(values: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
-    total = np.concatenate([[0.0], np.cumsum(values, dtype=np.float64)])
-    sums: np.ndarray = total[starts + length] - total[starts]
+def _segment_sums(data: Trajectories, values: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
+    # The sum so far begins anew in each episode: beside one huge value the others would be rounded away.
+    before = np.zeros(len(values))
+    for start, steps in zip(data.starts, data.lengths, strict=True):
+        np.cumsum(values[start : start + steps - 1], dtype=np.float64, out=before[start + 1 : start + steps])
+    last = starts + length - 1
+    sums: np.ndarray = before[last] + values[last] - before[starts]
     return sums

@@ -11,6 +11,8 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.special import stdtrit
 
+from trac.data.tasks import keeps_limit
+
 
 def bootstrap_interval(
     values: ArrayLike, *, level: float = 0.95, resamples: int = 10_000, seed: int = 0
@@ -85,12 +87,12 @@ def safe(normalized_cost: ArrayLike) -> Any:
     """Whether a mean normalised cost is at most 1, which is the limit; elementwise, False for NaN.
 
     The paper and DSRL write "below 1". It is the same but for a mean of just 1: that keeps the limit here, such as
-    no cost at all under the limit 0. A billionth more is rounding: the mean of costs that are divided first.
+    no cost at all under the limit 0.
 
     >>> safe([0.5, 1.0, 1.1, np.nan]).tolist()
     [True, True, False, False]
     """
-    return np.asarray(normalized_cost) <= 1 + 1e-9
+    return keeps_limit(np.asarray(normalized_cost), 1.0)
 
 
 def summarize(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:

@@ -293,6 +293,12 @@ def config_list(data: Trajectories, config: C | Sequence[C], kind: type[C]) -> l
                 f"the config is for {c.task} and the data is of {data.task}: load the data of {c.task}, or set "
                 f"task={data.task!r}."
             )
+    if again := [index for index, c in enumerate(configs) if c in configs[:index]]:
+        warnings.warn(
+            f"config {again[0]} of the list is equal to config {configs.index(configs[again[0]])}: both make the same "
+            f"run, which counts once. Give each a seed of its own.",
+            stacklevel=3,
+        )
     if any(c.eval_episodes for c in configs):
         if data.task not in TASKS:
             raise MissingSimulator(

@@ -286,6 +286,17 @@ def test_swapped_observations_of_a_file_are_told_when_they_are_read(tmp_path):
         swapped.next_observations  # noqa: B018
 
 
+def test_next_observations_of_other_rows_are_refused(tmp_path):
+    write(tmp_path / "a.hdf5", trac.load("BallRun"))
+    data = read(tmp_path / "a.hdf5", "BallRun")
+    rows = np.repeat(np.arange(644) != 560, data.lengths)
+    arrays = {name: getattr(data, name)[rows] for name in trajectories.KEYS if name != "next_observations"}
+    lengths = np.delete(data.lengths, 560)
+    fewer = dataclasses.replace(data, **arrays, lengths=lengths, starts=np.cumsum(lengths) - lengths)
+    with pytest.raises(DatasetError, match="the observations are no longer those of the file's first rows"):
+        fewer.next_observations  # noqa: B018
+
+
 def test_a_file_that_dsrl_calls_after_another_task_is_refused(tmp_path, arrays):
     path = write_raw(tmp_path / TASKS["BallRun"].file, arrays)
     with pytest.raises(DatasetError, match="it says that it is a log of BallRun"):

@@ -7,6 +7,7 @@ import numpy as np
 
 from trac.config import TracConfig
 from trac.core.run import Run
+from trac.data.tasks import keeps_limit
 from trac.data.trajectories import Trajectories
 from trac.partition import PartitionError, Segments, every_segment
 from trac.train import config_list, train_on
@@ -41,7 +42,7 @@ def bc_safe(data: Trajectories, config: TracConfig | Sequence[TracConfig], **opt
     """
     configs, segments = config_list(data, config, TracConfig), []
     for c in configs:
-        safe = data.episode_costs <= c.cost_limit
+        safe = keeps_limit(data.episode_costs, c.cost_limit)
         if not safe.any():
             raise PartitionError(
                 f"no episode is safe at cost_limit={c.cost_limit:g}: the smallest cost of an episode is "

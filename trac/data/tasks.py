@@ -29,6 +29,15 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     return f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}."
 
 
+def keeps_limit(cost: Numbers, limit: float) -> Any:
+    """Whether a cost is at most the limit, elementwise, False for NaN. A millionth more is float32's rounding.
+
+    >>> keeps_limit(float(20 * np.float32(0.1)), 2.0), keeps_limit(2.01, 2.0)
+    (True, False)
+    """
+    return cost <= limit * (1 + 1e-6)
+
+
 @dataclass(frozen=True)
 class Task:
     """One DSRL task.

@@ -133,6 +133,11 @@ class Trajectories:
         with _open(path) as file:
             if _state(path, _array(file, "rewards", path)) != state:
                 raise DatasetError(f"{path}: the file has changed since its other arrays were read. Load it again.")
+            if not np.array_equal(_array(file, "observations", path)[: len(self)], self.observations):
+                raise DatasetError(
+                    f"{path}: the observations are no longer those of the file's first rows, whose next_observations "
+                    f"would not be theirs. Make the changed trajectories by from_arrays, with next_observations."
+                )
             values = _array(file, "next_observations", path)[: len(self)].astype(np.float32, copy=False)
         _check_finite(values, "next_observations", path)
         _check_order(self, values, str(path))
