@@ -24,9 +24,11 @@ def make_arrays(episodes=12, length=20, task_dims=(8, 2), seed=0):
     timeouts = np.zeros(n)
     timeouts[length - 1 :: length] = 1
     observations = generator.standard_normal((n, task_dims[0])).astype(np.float32)
+    upcoming = np.roll(observations, -1, axis=0)
+    upcoming[length - 1 :: length] += 1
     return dict(
         observations=observations,
-        next_observations=np.roll(observations, -1, axis=0),
+        next_observations=upcoming,
         actions=np.tanh(observations[:, : task_dims[1]] + risk[:, None]),
         rewards=generator.random(n) + risk,
         costs=(generator.random(n) < risk).astype(np.float32),

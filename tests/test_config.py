@@ -75,3 +75,7 @@ def test_paper_settings():
     with pytest.raises(ConfigError, match="does not print its segment ratio for CarRun"):
         TracConfig.paper("CarRun", 20)
     assert TracConfig.paper("CarRun", 20, segment_ratio=0.5).segment_ratio == 0.5
+
+
+def test_a_dictionary_without_a_limit_has_the_default():
+    assert TracConfig.from_dict({"alpha": 0.5}) == TracConfig(alpha=0.5)

@@ -222,3 +222,25 @@ def test_a_cost_of_just_the_limit_in_float32_is_safe():
     assert data.episode_costs[1] == 0 and costs[20:40].sum(dtype=np.float64) > 2
     found = partition(dataclasses.replace(data, costs=costs), cost_limit=2, top=1.0, segment_ratio=1.0)
     assert found.labels.tolist() == [1, 1, 0]
+
+
+@pytest.mark.parametrize(("ratio", "length"), [(0.29, 29), (0.57, 57), (0.295, 29), (0.01, 1), (1.0, 100)])
+def test_lengths_are_those_of_decimal_numbers(ratio, length):
+    assert trac.partition(trac.load("BallRun"), cost_limit=20, segment_ratio=ratio).length == length
+
+
+def test_shares_are_those_of_decimal_numbers():
+    arrays = dict(observations=np.zeros((101, 1)), actions=np.zeros((101, 1)), rewards=np.arange(101))
+    costs = np.arange(101) == 100
+    data = from_arrays("own", **arrays, costs=costs, terminals=np.ones(101), timeouts=np.zeros(101))
+    segments = trac.partition(data, cost_limit=0, top=0.55)  # 0.55 * 100 is 55.00000000000001
+    assert segments.labels.sum() == 55
+
+
+def test_a_safe_segment_in_neither_class_is_no_warning_to_others():
+    # Its cost is above the limit by float32's rounding, and its return between the two shares.
+    costs = np.float32(0.1) * np.repeat([20, 20, 20, 30], 1)
+    arrays = dict(observations=np.zeros((4, 1)), actions=np.zeros((4, 1)), rewards=[0, 1, 2, 3])
+    data = from_arrays("own", **arrays, costs=costs, terminals=np.ones(4), timeouts=np.zeros(4))
+    segments = trac.partition(data, cost_limit=2.0, top=0.3, bottom=0.3)
+    assert segments.episodes.tolist() == [0, 2, 3] and segments.labels.tolist() == [0, 1, 0]

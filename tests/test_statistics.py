@@ -85,6 +85,12 @@ def test_differences_are_taken_within_each_seed():
     assert row[["normalized_cost_low", "normalized_cost", "normalized_cost_high"]].tolist() == pytest.approx([-0.5] * 3)
 
 
+def test_differences_need_another_value():
+    runs = runs_of_two_settings()
+    with pytest.raises(ValueError, match=r"every run has alpha=0\.2: there is no other value"):
+        differences(runs[runs.alpha == 0.2], ["task"], "alpha", 0.2)
+
+
 def test_a_difference_without_0_in_its_interval_passes_the_paired_test():
     generator = np.random.default_rng(0)
     runs, verdicts = runs_of_two_settings(), []

@@ -84,7 +84,8 @@ class Settings:
         >>> trac.TracConfig.from_dict({"task": "BallRun", "cost_limit": "inf", "bottom": 0.25}).cost_limit
         inf
         """
-        return cls().replace(**(values | {"cost_limit": float(values["cost_limit"])}))
+        limit = {"cost_limit": float(values["cost_limit"])} if "cost_limit" in values else {}
+        return cls().replace(**(values | limit))
 
 
 @dataclass(frozen=True)

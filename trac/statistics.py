@@ -149,6 +149,8 @@ def differences(runs: pd.DataFrame, by: Sequence[str], setting: str, baseline: A
     keys, scores, runs = [*by, "seed"], ["normalized_reward", "normalized_cost"], _checked(runs, [*by, setting])
     at_baseline = runs[setting].isna() if pd.isna(baseline) else runs[setting] == baseline
     base, others = runs[at_baseline].set_index(keys)[scores], runs[~at_baseline].set_index(keys)
+    if not len(others):
+        raise ValueError(f"every run has {setting}={baseline!r}: there is no other value to compare with it.")
     missing = others.index.difference(base.index)
     if len(missing):
         raise ValueError(f"{setting}={baseline!r} must have one run for each of {keys}; wrong for {list(missing)[:3]}.")

@@ -284,6 +284,7 @@ def config_list(data: Trajectories, config: C | Sequence[C], kind: type[C]) -> l
     """
     if not isinstance(data, Trajectories):
         raise ConfigError(f"the data is {reprlib.repr(data)}: pass trajectories, such as trac.load({kind().task!r}).")
+    data.check()
     configs: list[Any] = list(config) if isinstance(config, Iterable) else [config]
     for c in configs:
         if not isinstance(c, kind):

@@ -1,5 +1,6 @@
 """Saved runs: what comes back, and what a file from outside cannot do."""
 
+import dataclasses
 import json
 import math
 import sys
@@ -12,6 +13,7 @@ from conftest import same
 import trac
 from trac.baselines import bc_safe
 from trac.config import ConfigError, TracConfig
+from trac.policy import Policy
 
 QUICK = TracConfig(
     cost_limit=8, segment_ratio=0.25, batch_size=8, hidden=(16, 16), bc_steps=10, steps=20, eval_episodes=0
@@ -170,3 +172,14 @@ def test_another_versions_format_is_named(folder, change, found):
     message = rf"it has format {found}, this version reads 2; format 1 is of trac-book 0\.1"
     with pytest.raises(ConfigError, match=rf"run: the run cannot be read \({message}\)"):
         trac.load_run(folder)
+
+
+def test_a_policy_of_ones_own_class_is_refused_before_anything_is_written(tmp_path, data):
+    class Mine(Policy):
+        pass
+
+    run = trac.train(data, trac.TracConfig(steps=2, bc_steps=1, cost_limit=5, eval_episodes=0), progress=False)
+    mine = dataclasses.replace(run, policy=Mine(8, 2, hidden=(4,)))
+    with pytest.raises(ValueError, match="Mine is not a class of trac's that belongs there; only those can be read"):
+        mine.save(tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -12,6 +12,8 @@ import pytest
 from conftest import make_arrays
 
 import trac
+from trac.baselines.bc import bc_safe
+from trac.baselines.cpq import CPQConfig, cpq
 from trac.data import packaged, trajectories
 from trac.data.tasks import TASKS, UnknownTask
 from trac.data.trajectories import DatasetError, DatasetUnavailable, from_arrays, read, write
@@ -281,9 +283,45 @@ def test_swapped_observations_of_a_file_are_told_when_they_are_read(tmp_path):
     data = trac.load("BallRun")
     arrays = {name: getattr(data, name) for name in trajectories.KEYS}
     arrays |= dict(observations=arrays["next_observations"], next_observations=arrays["observations"])
-    swapped = read(write_raw(tmp_path / "a.hdf5", arrays), "BallRun")
+    path = write_raw(tmp_path / "a.hdf5", arrays)
     with pytest.warns(UserWarning, match=r"a\.hdf5: next_observations are not the observations"):
-        swapped.next_observations  # noqa: B018
+        read(path, "BallRun")
+
+
+def test_ends_that_do_not_agree_with_next_observations_are_told(tmp_path):
+    data = trac.load("BallRun")
+    arrays = {name: getattr(data, name) for name in trajectories.KEYS} | {"timeouts": np.zeros(len(data), dtype=bool)}
+    for ends, messages in (
+        (np.s_[198::100], ["in 643 of 63758 rows within episodes, first in row 99", "at 642 of 642 ends"]),  # early
+        (np.s_[100::100], ["in 643 of 63757 rows within episodes, first in row 99", "at 643 of 643 ends"]),  # late
+        (np.s_[199::200], ["in 322 of 64078 rows within episodes, first in row 99"]),  # every second one is lost
+    ):
+        arrays["timeouts"] = np.zeros(len(data), dtype=bool)
+        arrays["timeouts"][ends] = True
+        path = write_raw(tmp_path / "a.hdf5", arrays)
+        for load in (lambda path=path: read(path, "own"), lambda: from_arrays("own", **arrays)):
+            with warnings.catch_warnings(record=True) as told:
+                warnings.simplefilter("always")
+                load()
+            told = [str(w.message) for w in told if "next_obs" in str(w.message)]
+            assert len(told) == len(messages) and all(m in t for m, t in zip(messages, told, strict=True)), told
+
+
+def test_single_wrong_next_observations_are_told_after_a_replacement_too():
+    data = trac.load("BallRun")
+    wrong = data.next_observations.copy()
+    wrong[[5, 7, 99]] += 1  # the last one ends an episode, where anything may follow
+    with pytest.warns(UserWarning, match="in 2 of 63756 rows within episodes, first in row 5"):
+        dataclasses.replace(data, _next=wrong)
+
+
+def test_arrays_changed_in_place_are_checked_before_they_are_used(data):
+    data.costs[7] = -1
+    for use, config in ((trac.train, trac.TracConfig()), (bc_safe, trac.TracConfig()), (cpq, CPQConfig())):
+        with pytest.raises(DatasetError, match="costs must be 0 or more; the smallest is -1"):
+            use(data, config.replace(cost_limit=5, eval_episodes=0))
+    with pytest.raises(DatasetError, match="costs must be 0 or more; the smallest is -1"):
+        trac.partition(data, cost_limit=5)
 
 
 def test_next_observations_of_other_rows_are_refused(tmp_path):

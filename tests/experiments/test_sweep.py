@@ -171,16 +171,29 @@ def test_one_seed_by_papermill_alone(tmp_path):
 
 
 @pytest.mark.slow
+def test_changed_data_is_said(tmp_path, small, capsys):
+    log = tmp_path / "log.txt"
+    log.write_text("one log")
+    points = plan(parameters(small), ["alpha=0.5"], [], None)[0]
+    points = [point | {"source": "../log.txt"} for point in points]
+    sweep.run_point(str(small), str(tmp_path / "out" / "points" / sweep.point_hash(points[0])), points[0], threads=1)
+    for content, said in (("one log", False), ("another log", True)):
+        log.write_text(content)
+        assert sweep.sweep(small, tmp_path / "out", points) == {}
+        assert ("1 points were made or begun by other code or data and are kept" in capsys.readouterr().out) == said
+
+
+@pytest.mark.slow
 def test_changed_code_is_said(tmp_path, small, capsys):
     out, points = tmp_path / "out", plan(parameters(small), ["alpha=0.5,0.6"], [], None)[0]
     assert sweep.sweep(small, out, points) == {}
     small.write_text(small.read_text().replace("a kernel that dies the first time", "changed"))
     assert sweep.sweep(small, out, points) == {} and calls(out) == 2
-    assert "2 points were made or begun by other code and are kept" in capsys.readouterr().out
+    assert "2 points were made or begun by other code or data and are kept" in capsys.readouterr().out
     for path in out.glob("points/*/result.json"):
         path.unlink()  # as if they had been killed before the end
     assert sweep.sweep(small, out, points[:1]) == {} and calls(out) == 3
-    assert "1 points were made or begun by other code" in capsys.readouterr().out
+    assert "1 points were made or begun by other code or data" in capsys.readouterr().out
 
 
 def test_a_second_sweep_in_the_same_folder_is_refused(tmp_path, small):

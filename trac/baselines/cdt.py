@@ -24,6 +24,7 @@ from trac.baselines.losses import descend, fused_adam
 from trac.baselines.offline import OfflineConfig, OfflineLearner, train_offline
 from trac.baselines.transformer import DecisionTransformer
 from trac.config import ConfigError, Count, CountOrZero, Dropout, Finite, NonNegative, Positive
+from trac.data.tasks import keeps_limit
 from trac.data.trajectories import Trajectories
 
 AUGMENT = 2  # what a random number is for; see `trac.baselines.offline`
@@ -194,11 +195,12 @@ class CDT(OfflineLearner):
         shape = {name: getattr(config, name) for name in ("width", "layers", "heads", "dropout", "context")}
         self.policy = DecisionTransformer(*self.dims, self.horizon, reward_scale=config.reward_scale, **shape)
         # Episodes above sampling_cost are never drawn, so their returns are out of reach.
-        within = data.episode_costs <= min(config.cost_limit, np.nextafter(config.sampling_cost, 0))
+        within = keeps_limit(data.episode_costs, config.cost_limit) & (data.episode_costs < config.sampling_cost)
         if config.target_return is None and not within.any():
             raise ConfigError(
-                f"no episode is within cost_limit={config.cost_limit:g} to take target_return from; the smallest cost "
-                f"is {data.episode_costs.min():g}. Set target_return."
+                f"no episode to take target_return from: none costs at most cost_limit={config.cost_limit:g} and less "
+                f"than sampling_cost={config.sampling_cost:g}; the smallest cost is {data.episode_costs.min():g}. Set "
+                f"target_return."
             )
         asked = config.target_return if config.target_return is not None else float(data.returns[within].max())
         self.policy.aim(asked, config.cost_limit)

@@ -63,7 +63,7 @@ class Run:
         A policy is written as its class, the arguments that make it (`settings`) and its `state_dict`. A run that is in
         the folder already is replaced.
 
-        Raises FileExistsError for a folder that is a file.
+        Raises FileExistsError for a folder that is a file, ValueError for a policy whose class is not trac's.
 
         >>> config = trac.TracConfig(task="BallRun", steps=4, bc_steps=2, eval_episodes=0)
         >>> sorted(path.name for path in trac.train(data, config, progress=False).save(folder / "run").iterdir())
@@ -72,9 +72,11 @@ class Run:
         folder = Path(folder).expanduser()
         if folder.is_file():
             raise FileExistsError(f"{folder} is a file, and a run is saved in a folder: choose another name.")
-        folder.mkdir(parents=True, exist_ok=True)
         policies = {"policy": self.policy, "reference": self.reference, "best": self.best}
         policies = {name: policy for name, policy in policies.items() if policy is not None}
+        for policy in policies.values():
+            _class(_name(policy), nn.Module)
+        folder.mkdir(parents=True, exist_ok=True)
         weights = {
             f"{name}.{key}": value.detach().cpu().contiguous()
             for name, policy in policies.items()
@@ -177,5 +179,5 @@ def _class(name: str, base: type) -> Any:
     module, _, attribute = name.rpartition(".")
     found = getattr(importlib.import_module(module), attribute, None) if module.startswith("trac.") else None
     if not (isinstance(found, type) and issubclass(found, base) and found.__module__ == module):
-        raise ValueError(f"{name} is not a class of trac's that belongs there")
+        raise ValueError(f"{name} is not a class of trac's that belongs there; only those can be read again")
     return found

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import InitVar, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -71,6 +72,17 @@ class Trajectories:
 
     def __post_init__(self, where: str) -> None:
         # Here, so that dataclasses.replace() is checked, too.
+        self.check(where)
+        for sign in _signs(self):
+            warnings.warn(f"{where or self.task}: {sign}", stacklevel=4)
+
+    def check(self, where: str = "") -> None:
+        """Raise DatasetError, which calls the data `where`, for arrays that cannot be used.
+
+        Done when trajectories are made, and again before they are used: arrays may be changed in place.
+
+        >>> data.check()
+        """
         where = where or self.task
         n, last = int(self.lengths.sum()), self.starts + self.lengths - 1
         for key in ("observations", "actions", "rewards", "costs", "terminals", "timeouts"):
@@ -140,7 +152,6 @@ class Trajectories:
                 )
             values = _array(file, "next_observations", path)[: len(self)].astype(np.float32, copy=False)
         _check_finite(values, "next_observations", path)
-        _check_order(self, values, str(path))
         return values
 
     def __repr__(self) -> str:
@@ -257,12 +268,7 @@ def _checked(
         reward_range = (float(returns.min()), float(returns.max()))
     arrays |= dict(starts=starts, lengths=lengths)
     following = later if upcoming is None else upcoming
-    data = Trajectories(task=task, **arrays, reward_range=reward_range, _next=following, where=where)
-    for sign in _signs(data):
-        warnings.warn(f"{where}: {sign}", stacklevel=3)
-    if upcoming is not None:
-        _check_order(data, upcoming, where)
-    return data
+    return Trajectories(task=task, **arrays, reward_range=reward_range, _next=following, where=where)
 
 
 def _signs(data: Trajectories) -> Iterator[str]:
@@ -277,6 +283,8 @@ def _signs(data: Trajectories) -> Iterator[str]:
             f"number {largest.argmax()} of the observations reaches {largest.max():g}, where float32 tells only steps "
             f"of {np.spacing(largest.max()):g} apart. Subtract what is common to all of them."
         )
+    if isinstance(data._next, np.ndarray):
+        yield from _order(data, data._next)
     if data.task not in TASKS:
         return
     task, longest, returns = TASKS[data.task], int(data.lengths.max()), data.returns
@@ -294,16 +302,31 @@ def _signs(data: Trajectories) -> Iterator[str]:
         )
 
 
-def _check_order(data: Trajectories, upcoming: np.ndarray, where: str) -> None:
-    """Warn where next_observations are no nearer to the next row's observations than the row's own are."""
-    inside = np.flatnonzero(~(data.terminals | data.timeouts)[:-1])
-    after = data.observations[inside + 1]
-    steps = np.abs(after - data.observations[inside]).mean(dtype=np.float64) if len(inside) else 0.0
-    if steps > 0 and np.abs(after - upcoming[inside]).mean(dtype=np.float64) > 0.999 * steps:
-        warnings.warn(
-            f"{where}: next_observations are not the observations of the rows that follow: are the two arrays swapped, "
-            f"the same, or in another order?",
-            stacklevel=4,
+def _order(data: Trajectories, upcoming: Any) -> Iterator[str]:
+    """Where next_observations are not the next row's observations, or go on where an episode ends."""
+    inside, same = ~(data.terminals | data.timeouts)[:-1], np.empty(len(data) - 1, dtype=bool)
+    steps = distances = 0.0
+    for first in range(0, len(same), 2**16):  # a large file's are not wanted in memory yet
+        rows = slice(first, min(first + 2**16, len(same)))
+        given, after, kept = upcoming[rows], data.observations[1:][rows], inside[rows, None]
+        same[rows] = (given == after).all(axis=1)
+        steps += float((np.abs(after - data.observations[rows]) * kept).sum(dtype=np.float64))
+        distances += float((np.abs(after - given) * kept).sum(dtype=np.float64))
+    wrong, early = np.flatnonzero(inside & ~same), np.flatnonzero(~inside & same)
+    # Where noise was added to both, or one is rounded otherwise, hardly any are the same.
+    if (inside & same).sum() < 0.1 * inside.sum():
+        # No nearer to the next row's than the row's own are: swapped, the same, or in another order.
+        wrong = wrong if distances > 0.999 * steps > 0 else wrong[:0]
+    if len(wrong):
+        yield (
+            f"next_observations are not the observations of the rows that follow in {len(wrong)} of {inside.sum()} "
+            f"rows within episodes, first in row {wrong[0]}: is an end missing there, or are the arrays in another "
+            f"order?"
+        )
+    if len(early):
+        yield (
+            f"next_observations go on with the next row at {len(early)} of {(~inside).sum()} ends, first in row "
+            f"{early[0]}: are these ends marked too early?"
         )
 
 
@@ -333,9 +356,13 @@ def read(path: str | os.PathLike[str], task: str, reward_range: tuple[float, flo
         if final is not None and "next_observations" in file:
             raise DatasetError(f"{path}: it has both next_observations and {FINAL}. Delete one of them.")
         if "next_observations" in file:
-            _check_next(_dataset(file, "next_observations", path).shape, np.shape(arrays["observations"]), path)
+            upcoming = _dataset(file, "next_observations", path)
+            _check_next(upcoming.shape, np.shape(arrays["observations"]), path)
             later = (path.resolve(), _state(path, arrays["rewards"]))
-    data = _checked(task, arrays, reward_range, str(path), copy=False, later=later)
+        data = _checked(task, arrays, reward_range, str(path), copy=False, later=later)
+        if later:
+            for sign in _order(data, upcoming.astype(np.float32)):
+                warnings.warn(f"{path}: {sign}", stacklevel=2)
     return data if final is None else replace(data, _next=_next_rows(data, final, path))
 
 

@@ -112,7 +112,7 @@ def run_point(notebook: str, folder: str, point: dict[str, Any], threads: int) -
         pass
     if _rows(place) is not None:  # by a worker that its scheduler had given up
         return None
-    made_by = {"parameters": point, "code": code_hash(Path(notebook))}
+    made_by = {"parameters": point, "code": code_hash(Path(notebook)), "source": _source_hash(Path(notebook), point)}
     write_file(place / "point.json", json.dumps(made_by, indent=1).encode())
     os.environ |= {"OMP_NUM_THREADS": str(threads), "LOKY_MAX_CPU_COUNT": str(threads), "TQDM_DISABLE": "1"}
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
@@ -152,6 +152,12 @@ def collect(out: str | os.PathLike[str]) -> pd.DataFrame:
     table = pd.DataFrame([row for place in sorted(out.glob(POINTS)) for row in _rows(place) or ()])
     write_file(out / "results.csv", table.to_csv(index=False).encode())
     return table
+
+
+def _source_hash(notebook: Path, point: dict[str, Any]) -> str | None:
+    """Hash of the file that a point's `source` names, as the notebook finds it; None where it names none."""
+    path = notebook.parent / str(point.get("source"))
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12] if path.is_file() else None
 
 
 def _rows(place: Path) -> list[dict[str, Any]] | None:
@@ -210,13 +216,13 @@ def sweep(
         finished, changed = dict[str, set[int]](), []
         for path in sorted(out.glob(f"{POINTS}/point.json")):
             place, made_by = path.parent, json.loads(path.read_text())
-            setting = _setting(made_by["parameters"])
-            if setting in settings and made_by["code"] != code:
+            setting, source = _setting(made_by["parameters"]), _source_hash(notebook, made_by["parameters"])
+            if setting in settings and (made_by["code"], made_by.get("source")) != (code, source):
                 changed.append(place.name)
             if _rows(place) is not None:
                 finished.setdefault(setting, set()).update(made_by["parameters"].get("seeds", ()))
         if changed:
-            print(f"{len(changed)} points were made or begun by other code and are kept: {', '.join(changed)}")
+            print(f"{len(changed)} points were made or begun by other code or data and are kept: {', '.join(changed)}")
             print("Delete a point's folder to begin it anew.")
         todo = {}
         for setting, point in wanted:
