@@ -292,8 +292,8 @@ def test_ends_that_do_not_agree_with_next_observations_are_told(tmp_path):
     data = trac.load("BallRun")
     arrays = {name: getattr(data, name) for name in trajectories.KEYS} | {"timeouts": np.zeros(len(data), dtype=bool)}
     for ends, messages in (
-        (np.s_[198::100], ["in 643 of 63758 rows within episodes, first in row 99", "at 642 of 642 ends"]),  # early
-        (np.s_[100::100], ["in 643 of 63757 rows within episodes, first in row 99", "at 643 of 643 ends"]),  # late
+        (np.s_[198::100], ["in 643 of 63756 rows within episodes, first in row 99", "at 642 of 642 ends"]),  # early
+        (np.s_[100::100], ["in 643 of 63658 rows within episodes, first in row 99", "at 642 of 642 ends"]),  # late
         (np.s_[199::200], ["in 322 of 64078 rows within episodes, first in row 99"]),  # every second one is lost
     ):
         arrays["timeouts"] = np.zeros(len(data), dtype=bool)

@@ -175,7 +175,7 @@ def test_changed_data_is_said(tmp_path, small, capsys):
     log = tmp_path / "log.txt"
     log.write_text("one log")
     points = plan(parameters(small), ["alpha=0.5"], [], None)[0]
-    points = [point | {"source": "../log.txt"} for point in points]
+    points = [point | {"source": "log.txt"} for point in points]
     sweep.run_point(str(small), str(tmp_path / "out" / "points" / sweep.point_hash(points[0])), points[0], threads=1)
     for content, said in (("one log", False), ("another log", True)):
         log.write_text(content)
