@@ -1,6 +1,7 @@
 """Small made-up trajectories that several tests use, and what compares policies."""
 
 import os
+import signal
 
 import numpy as np
 import pytest
@@ -10,6 +11,9 @@ from trac.data import trajectories
 
 # The networks here are tiny: a second thread only waits, and waits long on a busy machine.
 torch.set_num_threads(1)
+
+# A background job of a shell starts with Ctrl-C ignored, and its children, too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Triton reads it when it is imported: without a GPU its kernels run on CPU tensors.
 if not torch.cuda.is_available():

@@ -356,13 +356,14 @@ def read(path: str | os.PathLike[str], task: str, reward_range: tuple[float, flo
         if final is not None and "next_observations" in file:
             raise DatasetError(f"{path}: it has both next_observations and {FINAL}. Delete one of them.")
         if "next_observations" in file:
-            upcoming = _dataset(file, "next_observations", path)
-            _check_next(upcoming.shape, np.shape(arrays["observations"]), path)
+            _check_next(_dataset(file, "next_observations", path).shape, np.shape(arrays["observations"]), path)
             later = (path.resolve(), _state(path, arrays["rewards"]))
-        data = _checked(task, arrays, reward_range, str(path), copy=False, later=later)
-        if later:
-            for sign in _order(data, upcoming.astype(np.float32)):
-                warnings.warn(f"{path}: {sign}", stacklevel=2)
+    data = _checked(task, arrays, reward_range, str(path), copy=False, later=later)
+    if later:
+        with _open(path) as file:
+            signs = list(_order(data, _dataset(file, "next_observations", path).astype(np.float32)))
+        for sign in signs:
+            warnings.warn(f"{path}: {sign}", stacklevel=2)
     return data if final is None else replace(data, _next=_next_rows(data, final, path))
 
 
