@@ -244,3 +244,9 @@ def test_a_tracker_by_its_name(monkeypatch):
         monkeypatch.setitem(sys.modules, "torch.utils.tensorboard" if name == "tensorboard" else name, None)
         found = call(monkeypatch, "train", "--tracker", name)
         assert found.startswith("error: This needs ") and found.endswith(f"Install it with: {command}")
+
+
+def test_a_flag_given_twice_is_refused():
+    call = [sys.executable, "-m", "trac", "sweep", "a.ipynb", "--out", "b", "--set", "steps=4", "--set", "bc_steps=2"]
+    done = subprocess.run(call, capture_output=True, text=True)
+    assert done.returncode == 1 and "error: --set is given twice, and only the last one would count" in done.stderr

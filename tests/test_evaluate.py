@@ -1,7 +1,9 @@
+import importlib
 import os
 import signal
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -223,3 +225,43 @@ def test_ctrl_c_in_an_evaluation_loses_no_update(data, tmp_path, monkeypatch, ac
     pd.testing.assert_frame_equal(resumed.history, whole.history)
     assert same(resumed.policy, whole.policy) and same(resumed.best, whole.best)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_an_environment_of_ones_own_is_as_it_is_now(tmp_path, monkeypatch):
+    module = tmp_path / "walled.py"
+    text = """
+import gymnasium
+import numpy as np
+class Env(gymnasium.Env):
+    observation_space = gymnasium.spaces.Box(-1, 1, (1,))
+    action_space = gymnasium.spaces.Box(-1, 1, (1,))
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(1, np.float32), {}
+    def step(self, action):
+        return np.zeros(1, np.float32), REWARD, True, False, {"cost": 0.0}
+"""
+    module.write_text("REWARD = 1.0" + text)
+    monkeypatch.syspath_prepend(tmp_path)
+    walled = importlib.import_module("walled")
+    one = dict(env=lambda: walled.Env(), reward_range=(0, 1), cost_limit=1, episodes=2)
+    policy = trac.policy.Policy(1, 1, hidden=(4,))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # both episodes are the same
+        assert trac.evaluate(policy, **one, workers=2).summary()["reward"] == 1
+        module.write_text("REWARD = 20.0" + text)
+        importlib.reload(walled)
+        found = [trac.evaluate(policy, **one, workers=workers).summary()["reward"] for workers in (None, 1, 2)]
+    assert found == [20, 20, 20]
+
+
+def test_threads_leave_the_output_as_it_was():
+    script = """
+import os, trac
+from concurrent.futures import ThreadPoolExecutor
+policy = trac.policy.Policy(7, 2, hidden=(4,))
+score = lambda seed: trac.evaluate(policy, task="BallRun", cost_limit=20, episodes=1, seed=seed, workers=1)
+with ThreadPoolExecutor(4) as pool:
+    list(pool.map(score, range(8)))
+print("here")
+"""
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout == "here\n"

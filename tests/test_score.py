@@ -85,3 +85,8 @@ def test_clamp_stops_the_gradient_beyond_it():
     score = torch.tensor([-30.0, -1.0], requires_grad=True)
     trac_loss(score, torch.ones(2), torch.ones(2), eta=1.0, clamp=1e-6)[0].backward()
     assert score.grad[0] == 0 and score.grad[1] != 0
+
+
+def test_actions_that_are_no_vectors_are_refused():
+    with pytest.raises(ValueError, match=r"actions \(5,\) and means \(5, 1\) must both end in act_dim"):
+        log_prob(torch.zeros(5, 1), torch.zeros(5))

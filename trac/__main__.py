@@ -200,6 +200,9 @@ def as_flags(message: str) -> str:
 
 
 def main() -> None:
+    flags = [word.partition("=")[0].replace("_", "-") for word in sys.argv if word.startswith("--")]
+    if twice := [flag for flag in flags if flags.count(flag) > 1 and flag != "--grid"]:
+        raise SystemExit(f"error: {twice[0]} is given twice, and only the last one would count: give it once.")
     commands: dict[str, Any] = {"train": train, "sweep": sweep, "reproduce": reproduce, "page": page, "doctor": doctor}
     try:
         tyro.extras.subcommand_cli_from_dict(commands, prog="python -m trac")

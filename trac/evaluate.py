@@ -88,7 +88,8 @@ def evaluate(
         episodes: number of episodes, each in a fresh simulator with a seed of its own.
         seed: fixes the episodes' seeds, each for one `reset(seed=...)`: an environment of your own that ignores it has
             other episodes each time.
-        workers: processes; defaults to the number of processors. 1 runs in this process.
+        workers: processes; defaults to the number of processors, with `env` to 1, which runs in this process. Others
+            import modules anew: what the session has changed in an imported module since then is not there.
         env_options: changes of the simulator's dynamics or constraint: see `trac.envs.OPTIONS`.
         env: makes a fresh Gymnasium environment at each call, without arguments. Observations are flat, actions lie
             in [-1, 1] (gymnasium.wrappers.RescaleAction), `info["cost"]` is there on every step and is that step's
@@ -234,12 +235,16 @@ def _run(jobs: list[tuple[Any, ...]], workers: int | None) -> Iterator[dict[str,
     # loky's processes do not import the caller's main module, so scripts need no __main__ guard.
     import joblib
 
+    own = jobs[0][-1] is not None
     if workers is None:
-        workers = min(joblib.cpu_count(), len(jobs))
+        workers = 1 if own else min(joblib.cpu_count(), len(jobs))
     if workers == 1:
         return (rollout(*job) for job in jobs)
     _, task, _, options, env = jobs[0]
     open_env(task, env, options).close()  # what is missing or wrong is reported here, not from inside a worker
+    if own or any(not type(job[0]).__module__.startswith("trac.") for job in jobs):
+        # Processes that are there already would keep a module as it was before an edit.
+        joblib.externals.loky.get_reusable_executor().shutdown(wait=True)
     try:
         workers = min(workers, max(len(jobs), 2))
         return iter(joblib.Parallel(n_jobs=workers)(joblib.delayed(rollout)(*job) for job in jobs))

@@ -126,8 +126,8 @@ def segments_of(data: Trajectories, config: TracConfig) -> Segments:
     """
     cost_limit, horizon = config.cost_limit, int(data.lengths.max())
     top, bottom, kappa, segment_ratio = config.top, config.bottom, config.kappa, config.segment_ratio
-    # A billionth more: 0.29 * 100 is 28.999999999999996 in floating point.
-    length = 1 if config.level == "step" else int(horizon * segment_ratio + 1e-9)
+    # A trifle more, below less: 0.29 * 100 is 28.999999999999996, and 0.55 * 100 is 55.00000000000001.
+    length = 1 if config.level == "step" else int(horizon * segment_ratio * (1 + 1e-12))
     if length < 1:
         raise PartitionError(
             f"segment_ratio={segment_ratio:g} of {horizon} steps is less than one step. Use at least {1 / horizon:.3g}."
@@ -161,8 +161,8 @@ def segments_of(data: Trajectories, config: TracConfig) -> Segments:
     ranked = safe[np.argsort(returns[safe], kind="stable")]
     labels = np.zeros(len(starts), dtype=np.float32)
     labels[safe] = -1
-    labels[ranked[len(ranked) - math.ceil(top * len(ranked) - 1e-9) :]] = 1
-    labels[ranked[: math.ceil(bottom * len(ranked) - 1e-9)]] = 0
+    labels[ranked[len(ranked) - math.ceil(top * len(ranked) * (1 - 1e-12)) :]] = 1
+    labels[ranked[: math.ceil(bottom * len(ranked) * (1 - 1e-12))]] = 0
     if not (labels == 0).any():
         lower = f"lower cost_limit below {costs.max() * horizon / length:g}, or " if costs.max() > 0 else ""
         raise PartitionError(

@@ -16,6 +16,8 @@ def log_prob(mean: Tensor, action: Tensor, log_std: Tensor | None = None) -> Ten
     >>> log_prob(mean=torch.zeros(2), action=torch.tensor([0.6, 0.8]))
     tensor(-1.)
     """
+    if action.shape[-1:] != mean.shape[-1:]:
+        raise ValueError(f"actions {tuple(action.shape)} and means {tuple(mean.shape)} must both end in act_dim.")
     if log_std is None:
         return -(action - mean).square().sum(-1)
     scaled = (action - mean) * torch.exp(-log_std)
@@ -52,7 +54,7 @@ def trac_loss(
         score: (..., B).
         weight: (..., B), the confidence in each label; leading dimensions may be missing, as of `label`.
         label: (..., B), 1 desirable, 0 undesirable.
-        eta: η, a scalar or a tensor that broadcasts against (...).
+        eta: η, 0 or more, a scalar or a tensor that broadcasts against (...).
         clamp: keep σ above this value before the logarithm, as the released code does with 1e-6 (there
             is no gradient beyond it). None: exact.
         use: "both", or "desirable" / "undesirable": mask the other class's loss term and nothing else.

@@ -182,6 +182,8 @@ def _checked(runs: pd.DataFrame, settings: Sequence[str]) -> pd.DataFrame:
     if not len(runs):
         raise ValueError("the table has no rows.")
     keys = needed[: len(settings) + 1]
+    if not settings or runs.seed.isna().any():
+        raise ValueError("name a column that makes a setting." if not settings else "a run has no seed.")
     twice = runs[runs.duplicated(keys)]
     if len(twice):
         named = ", ".join(f"{name}={twice[name].iloc[0]}" for name in keys)

@@ -286,6 +286,8 @@ def config_list(data: Trajectories, config: C | Sequence[C], kind: type[C]) -> l
         raise ConfigError(f"the data is {reprlib.repr(data)}: pass trajectories, such as trac.load({kind().task!r}).")
     data.check()
     configs: list[Any] = list(config) if isinstance(config, Iterable) else [config]
+    if not configs:
+        raise ConfigError(f"the list of configs is empty: pass a {kind.__name__}, or a list of them.")
     for c in configs:
         if not isinstance(c, kind):
             raise ConfigError(f"{reprlib.repr(c)} is not a {kind.__name__}: pass one, or a list of them.")

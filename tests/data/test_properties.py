@@ -147,7 +147,7 @@ def test_bytes_that_are_no_dataset_are_refused(content, signature):
 def expected(lengths, rewards, costs, config):
     """Labels and weights by the definition, one segment after the other; None for what is in neither class."""
     horizon = max(lengths)
-    length = 1 if config["level"] == "step" else int(horizon * config["segment_ratio"] + 1e-9)
+    length = 1 if config["level"] == "step" else int(horizon * config["segment_ratio"] * (1 + 1e-12))
     found, start = [], 0
     for steps in lengths:
         for begin in range(start, start + steps - length + 1):
@@ -156,8 +156,8 @@ def expected(lengths, rewards, costs, config):
         start += steps
     limit = config["cost_limit"] * length / horizon if length else 0
     safe = sorted((gain, begin) for begin, gain, cost in found if cost <= limit)
-    best = {begin for _, begin in safe[len(safe) - math.ceil(config["top"] * len(safe) - 1e-9) :]}
-    worst = {begin for _, begin in safe[: math.ceil(config["bottom"] * len(safe) - 1e-9)]}
+    best = {begin for _, begin in safe[len(safe) - math.ceil(config["top"] * len(safe) * (1 - 1e-12)) :]}
+    worst = {begin for _, begin in safe[: math.ceil(config["bottom"] * len(safe) * (1 - 1e-12))]}
     low, high = (safe[0][0], safe[-1][0]) if safe else (0, 0)
     labels, weights = {}, {}
     for begin, gain, cost in found:

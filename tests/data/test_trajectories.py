@@ -254,13 +254,35 @@ def test_costs_that_are_sums_so_far_are_told(arrays):
             from_arrays("own", **arrays | {"costs": costs})
 
 
+def so_far(costs):
+    return np.cumsum(costs.reshape(-1, 100), axis=1).ravel()
+
+
+def to_go(costs):
+    return np.cumsum(costs.reshape(-1, 100)[:, ::-1], axis=1)[:, ::-1].ravel()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (dict(costs=lambda a: 0 * a["costs"]), "no step costs anything"),
         (dict(timeouts=lambda a: np.arange(64400) % 10 == 9), "the longest episode has 10 steps, .* BallRun have 100"),
-        (dict(rewards=lambda a: 0.01 * a["rewards"]), r"the returns lie in \[.*, 13\.\d+\], and those of BallRun"),
-        (dict(observations=lambda a: a["observations"] + 1.7e9), r"reaches 1\.7e\+09, where float32 tells only .* 128"),
+        (
+            dict(rewards=lambda a: 0.01 * a["rewards"]),
+            r"the returns lie in \[.*, 13\.\d+\], and DSRL's range for BallRun",
+        ),
+        (
+            dict(observations=lambda a: a["observations"] + 1.7e9),
+            r"column 0 of the observations reaches 1\.7e\+09 .* steps of 128",
+        ),
+        (dict(rewards=lambda a: a["rewards"] + 1e7), "column 0 of the rewards reaches 1e.07 and is only"),
+        (
+            dict(observations=lambda a: a["observations"] * 1e3),
+            "has a standard deviation of [0-9.]+, and networks take",
+        ),
+        (dict(costs=lambda a: to_go(a["costs"])), "costs fall within episodes and never rise"),
+        (dict(costs=lambda a: np.where(a["timeouts"], 0, so_far(a["costs"]))), "costs rise within episodes and never"),
+        (dict(costs=lambda a: np.repeat(to_go(a["costs"])[::100], 100)), "costs are the same within each episode"),
         (
             dict(observations=lambda a: a["next_observations"], next_observations=lambda a: a["observations"]),
             "next_observations are not the observations of the rows that follow",
@@ -286,6 +308,28 @@ def test_swapped_observations_of_a_file_are_told_when_they_are_read(tmp_path):
     path = write_raw(tmp_path / "a.hdf5", arrays)
     with pytest.warns(UserWarning, match=r"a\.hdf5: next_observations are not the observations"):
         read(path, "BallRun")
+
+
+def test_a_range_that_is_not_the_returns_is_told(arrays):
+    for wrong in ((1000, 2000), (0, 1)):
+        with pytest.warns(UserWarning, match="range for own is"):
+            from_arrays("own", **arrays, reward_range=wrong)
+
+
+def test_a_whole_array_that_was_never_written_is_told(tmp_path, arrays):
+    path = write_raw(tmp_path / "a.hdf5", drop(arrays, "costs"))
+    with h5py.File(path, "a") as file:
+        file.create_dataset("costs", shape=(240,), dtype="f4")
+    with pytest.warns(UserWarning, match="a.hdf5: part of costs was never written, and is read as 0."):
+        read(path, "own")
+
+
+def test_a_task_written_as_bytes_is_read(tmp_path):
+    write(tmp_path / "a.hdf5", trac.load("BallRun"))
+    with h5py.File(tmp_path / "a.hdf5", "a") as file:
+        file.attrs["task"] = np.bytes_("BallRun")
+    with pytest.raises(DatasetError, match="it says that it is a log of BallRun"):
+        read(tmp_path / "a.hdf5", "BallCircle")
 
 
 def test_ends_that_do_not_agree_with_next_observations_are_told(tmp_path):

@@ -33,15 +33,17 @@ class Recorder(gym.Wrapper):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
         self._rows: list[tuple[Any, ...]] = []
-        self.observation, info = self.env.reset(seed=seed, options=options)
-        return self.observation, info
+        observation, info = self.env.reset(seed=seed, options=options)
+        self.observation = np.array(observation)  # the environment may write the next one into the same array
+        return observation, info
 
     def step(self, action: Any) -> Any:
         action = np.clip(action, -1, 1, dtype=np.float32)  # as it is recorded
         next_observation, reward, terminal, timeout, info = self.env.step(action)
+        following = np.array(next_observation)
         # The order of KEYS.
-        self._rows.append((self.observation, next_observation, action, reward, info["cost"], terminal, timeout))
-        self.observation = next_observation
+        self._rows.append((self.observation, following, action, reward, info["cost"], terminal, timeout))
+        self.observation = following
         self.cumulative_cost += float(info["cost"])
         if terminal or timeout:
             columns = zip(*self._rows, strict=True)

@@ -357,7 +357,8 @@ def _scalars(config: TracConfig, steps: np.ndarray) -> np.ndarray:
     update = np.where(cloning, steps, steps - config.bc_steps)
     warm = config.lr_multiplier * np.minimum(1.0, update / max(1, config.warmup_steps))
     rate = config.learning_rate * np.where(cloning, 1.0, warm)
-    return np.stack([steps, rate / (1 - BETAS[0] ** update), np.sqrt(1 - BETAS[1] ** update)], axis=1)
+    with np.errstate(under="ignore"):  # late updates' powers
+        return np.stack([steps, rate / (1 - BETAS[0] ** update), np.sqrt(1 - BETAS[1] ** update)], axis=1)
 
 
 def _fused_gpu() -> Any:

@@ -273,32 +273,49 @@ def _checked(
 
 def _signs(data: Trajectories) -> Iterator[str]:
     """What makes it likely that a log which can be used is not what it was meant to be."""
-    rises = np.diff(data.costs, prepend=0)
-    rises[data.starts] = 0
-    if (rises >= 0).all() and np.add.reduceat(rises > 0, data.starts, dtype=int).max() > 1:
-        yield "costs rise within episodes and never fall, as sums of the costs so far do. They must be each step's own."
-    largest = np.abs(data.observations).max(axis=0)
-    if largest.max() > 2**24:
+    changes = np.diff(data.costs, prepend=0)
+    changes[data.starts] = 0
+    before_last = changes.copy()
+    before_last[data.starts + data.lengths - 1] = 0  # a sum so far may begin anew there
+    for signs, what in (
+        (before_last, "rise within episodes and never fall, as sums of the costs so far do"),
+        (-changes, "fall within episodes and never rise, as sums of the costs to come do"),
+    ):
+        if (signs >= 0).all() and np.add.reduceat(signs > 0, data.starts, dtype=int).max() > 1:
+            yield f"costs {what}. They must be each step's own."
+    if not changes.any() and data.lengths.min() > 1 and len(np.unique(data.costs)) > 2:
+        yield "costs are the same within each episode, as its total at every step is. They must be each step's own."
+    for key, values in (("observations", data.observations), ("rewards", data.rewards[:, None])):
+        largest, width = np.abs(values).max(axis=0), np.ptp(values, axis=0)
+        for i in np.flatnonzero((largest >= 1e4) & (np.spacing(largest) > 0.01 * width))[:1]:
+            yield (
+                f"column {i} of the {key} reaches {largest[i]:g} and is only {width[i]:g} wide, where float32 tells "
+                f"steps of {np.spacing(largest[i]):g} apart. Subtract what is common to all of them."
+            )
+    spread = data.observations.std(axis=0, dtype=np.float64)
+    if spread.max() > 100:
         yield (
-            f"number {largest.argmax()} of the observations reaches {largest.max():g}, where float32 tells only steps "
-            f"of {np.spacing(largest.max()):g} apart. Subtract what is common to all of them."
+            f"column {spread.argmax()} of the observations has a standard deviation of {spread.max():g}, and networks "
+            f"take them as they are. Divide it, here and in the environment, so that it is of the order of 1."
         )
     if isinstance(data._next, np.ndarray):
         yield from _order(data, data._next)
+    returns, (low, high) = data.returns, data.reward_range
+    if returns.max() < low or returns.min() > high or not low - (high - low) <= returns.mean() <= high + (high - low):
+        whose = "DSRL's" if data.task in TASKS else "reward_range"
+        yield (
+            f"the returns lie in [{returns.min():g}, {returns.max():g}], and {whose} range for {data.task} is "
+            f"[{low:g}, {high:g}]. Check the task, the range and the scale of the rewards."
+        )
     if data.task not in TASKS:
         return
-    task, longest, returns = TASKS[data.task], int(data.lengths.max()), data.returns
+    task, longest = TASKS[data.task], int(data.lengths.max())
     if not data.costs.any():
         yield "no step costs anything. Check that the costs were logged."
     if not data.terminals.any() and 2 * longest < task.max_episode_steps:
         yield (
             f"the longest episode has {longest} steps, and those of {task.name} have {task.max_episode_steps}. The "
             f"cost limit is for whole episodes: if these are pieces, mark only the episodes' ends."
-        )
-    if returns.max() < task.min_return or returns.min() > task.max_return:
-        yield (
-            f"the returns lie in [{returns.min():g}, {returns.max():g}], and those of {task.name} in DSRL's file in "
-            f"[{task.min_return:g}, {task.max_return:g}]. Check the task and the scale of the rewards."
         )
 
 
@@ -348,7 +365,8 @@ def read(path: str | os.PathLike[str], task: str, reward_range: tuple[float, flo
     later = None
     with _open(path) as file:
         named = next((known.name for known in TASKS.values() if known.file == path.name), task)
-        written = str(file.attrs.get("task", named))
+        written = file.attrs.get("task", named)
+        written = written.decode(errors="replace") if isinstance(written, bytes) else str(written)
         if written != task and {written, task} <= TASKS.keys():
             raise DatasetError(f"{path}: it says that it is a log of {written}. Load it under that name.")
         arrays = {key: _array(file, key, path) for key in KEYS if key != "next_observations"}
@@ -533,6 +551,7 @@ def _array(file: h5py.File, key: str, path: Path) -> np.ndarray:
     # float32 already while reading: no second copy of the whole array.
     values: np.ndarray = (dataset.astype(np.float32) if dataset.dtype.kind == "f" else dataset)[()]
     chunks = math.prod(-(-size // step) for size, step in zip(dataset.shape, dataset.chunks or (), strict=False))
-    if dataset.chunks and dataset.id.get_num_chunks() < chunks:
+    unwritten = dataset.id.get_num_chunks() < chunks if dataset.chunks else not dataset.id.get_storage_size()
+    if dataset.size and unwritten:
         warnings.warn(f"{path}: part of {key} was never written, and is read as {dataset.fillvalue}.", stacklevel=4)
     return values

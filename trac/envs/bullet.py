@@ -5,14 +5,14 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
 from trac.data.tasks import Task
-from trac.envs.randomness import numpy_state
+from trac.envs.randomness import PROCESS, numpy_state
 
 NEEDS = (
     f"Bullet-Safety-Gym: pip install {'pybullet' if sys.version_info < (3, 12) else 'pybullet-arm64'} tqdm && "
@@ -92,13 +92,9 @@ def _classes() -> Any:
     os.environ.setdefault("DSRL_SUPPRESS_IMPORT_ERROR", "1")
     # bullet_safety_gym redirects C streams by slicing sys.stderr.name, which fails under Jupyter and
     # pytest: import it with the real streams, then leave them alone.
-    streams = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = sys.__stdout__ or sys.stdout, sys.__stderr__ or sys.stderr
-    try:
+    with PROCESS, redirect_stdout(sys.__stdout__ or sys.stdout), redirect_stderr(sys.__stderr__ or sys.stderr):
         builder: Any = importlib.import_module("bullet_safety_gym.envs.builder")
         classes = importlib.import_module("dsrl.offline_bullet_safety_gym.gym_envs")
-    finally:
-        sys.stdout, sys.stderr = streams
     builder.RedirectStream = lambda *args, **kwargs: nullcontext()
     return classes
 
@@ -107,12 +103,12 @@ def _classes() -> Any:
 def _quiet() -> Iterator[None]:
     # pybullet's C code prints "argv[0]=" for every simulator, and gymnasium warns of the bounds of its
     # action space: either would fill a notebook's output.
-    saved = os.dup(1)
-    try:
-        with open(os.devnull, "w") as sink, warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "overflow encountered in cast", RuntimeWarning)
-            os.dup2(sink.fileno(), 1)
+    with PROCESS, warnings.catch_warnings(), open(os.devnull, "w") as sink:
+        warnings.filterwarnings("ignore", "overflow encountered in cast", RuntimeWarning)
+        saved = os.dup(1)
+        os.dup2(sink.fileno(), 1)
+        try:
             yield
-    finally:
-        os.dup2(saved, 1)
-        os.close(saved)
+        finally:
+            os.dup2(saved, 1)
+            os.close(saved)

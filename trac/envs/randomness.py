@@ -1,10 +1,13 @@
 """NumPy's global generator, from which the simulators draw, lent and given back."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+
+PROCESS = threading.RLock()  # held while what belongs to the whole process is lent: this generator, the output streams
 
 
 @contextmanager
@@ -16,9 +19,10 @@ def numpy_state(state: Any) -> Iterator[None]:
     >>> drawn == np.random.RandomState(0).rand()
     True
     """
-    before = np.random.get_state()
-    np.random.set_state(state)
-    try:
-        yield
-    finally:
-        np.random.set_state(before)
+    with PROCESS:
+        before = np.random.get_state()
+        np.random.set_state(state)
+        try:
+            yield
+        finally:
+            np.random.set_state(before)

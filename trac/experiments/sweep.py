@@ -207,6 +207,8 @@ def sweep(
         >>> sweep(notebook, out, points, workers=2)  # trains  # doctest: +SKIP
         {}
     """
+    if threads < 1:
+        raise ValueError(f"threads={threads} must be at least 1.")
     _import("papermill")
     out, notebook = out.resolve(), notebook.resolve()
     failed: dict[str, str] = {}
