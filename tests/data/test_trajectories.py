@@ -269,16 +269,16 @@ def to_go(costs):
         (dict(timeouts=lambda a: np.arange(64400) % 10 == 9), "the longest episode has 10 steps, .* BallRun have 100"),
         (
             dict(rewards=lambda a: 0.01 * a["rewards"]),
-            r"the returns lie in \[.*, 13\.\d+\], and DSRL's range for BallRun",
+            r"the returns lie in \[.*, 13\.\d+\], and DSRL's range",
         ),
         (
             dict(observations=lambda a: a["observations"] + 1.7e9),
-            r"column 0 of the observations reaches 1\.7e\+09 .* steps of 128",
+            r"column 0 .* reaches 1\.7e\+09 .* steps of 128",
         ),
         (dict(rewards=lambda a: a["rewards"] + 1e7), "column 0 of the rewards reaches 1e.07 and is only"),
         (
             dict(observations=lambda a: a["observations"] * 1e3),
-            "has a standard deviation of [0-9.]+, and networks take",
+            "has a standard deviation of .*, and networks",
         ),
         (dict(costs=lambda a: to_go(a["costs"])), "costs fall within episodes and never rise"),
         (dict(costs=lambda a: np.where(a["timeouts"], 0, so_far(a["costs"]))), "costs rise within episodes and never"),
