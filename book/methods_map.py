@@ -18,7 +18,7 @@ ROWS = [
 ]
 OURS = "BC-Safe TraC BCQ-Lag BEAR-Lag COptiDICE CPQ CDT".split()
 SIMULATOR = "PPO-Lag SAC-Lag".split()
-WIDTH, LEFT, MIDDLE, RIGHT = 680, 20, 412, 664  # the page, and where its two columns begin and end
+WIDTH, LEFT, MIDDLE, RIGHT = 560, 20, 338, 550  # the page, and where its two columns begin and end
 HIGH, STEP = 34, 42  # of a box, and from one line of boxes to the next
 STYLE = """
     text { font: 22px Arial, Helvetica, "Liberation Sans", sans-serif; fill: #262626 }
@@ -71,7 +71,7 @@ def draw() -> str:
         top = bottom + 10
     for name, words in (
         ("TraC", "offline, in this book's tables"),
-        ("PPO-Lag", "in this book's tables, learns in the simulator"),
+        ("PPO-Lag", "in its tables too, learns in the simulator"),
         ("CAPS", "not run here"),
     ):
         shape, wide = box(LEFT, top + 4, name)
