@@ -1,5 +1,6 @@
 """Intervals over episodes and over seeds, what is safe, summaries and differences over seeds."""
 
+import itertools
 import re
 
 import numpy as np
@@ -7,7 +8,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from trac.statistics import bootstrap_interval, differences, safe, summarize, t_interval
+from trac.statistics import betting_wealth, bootstrap_interval, differences, safe, summarize, t_interval
 
 
 @pytest.mark.parametrize("count", [3, 5])
@@ -151,6 +152,48 @@ def test_a_table_in_which_seeds_do_not_count_once_is_refused(change, message):
         assert len(table(RUNS)) >= 1
         with pytest.raises(ValueError, match=message):
             table(change(RUNS))
+
+
+def test_wealth_is_what_each_bet_has_made_with_its_share_of_the_stake():
+    values, mean, bets = np.array([0.0, 30, 7]), 20.0, 4
+    shares = np.full(bets, 1 / bets)
+    for value, owned in zip(values, betting_wealth(values, mean, highest=200, bets=bets), strict=True):
+        shares *= [1 + k / (bets + 1) / mean * (value - mean) for k in range(1, bets + 1)]
+        assert owned == pytest.approx(shares.sum())
+
+
+def test_against_the_true_mean_the_wealth_stays_one_in_expectation():
+    """Every sequence of three values of 0 or 1, with its probability."""
+    chance = 0.3
+    rows = np.array(list(itertools.product([0, 1], repeat=3)))
+    probability = np.where(rows == 1, chance, 1 - chance).prod(1)
+    assert probability @ betting_wealth(rows, chance, highest=1) == pytest.approx([1, 1, 1])
+    assert (probability @ betting_wealth(rows, 0.4, highest=1) < 1).all()  # a mean below what is bet against
+    assert (probability @ betting_wealth(rows, 0.2, highest=1) > 1).all()
+
+
+def test_looked_at_after_each_value_the_wealth_rarely_reaches_twenty():
+    generator = np.random.default_rng(0)
+    fair = {
+        "two values": generator.choice([0.0, 200], p=[0.9, 0.1], size=(4000, 200)),
+        "skewed": 200 * generator.beta(0.5, 4.5, size=(4000, 200)),
+        "narrow": generator.normal(20, 3, size=(4000, 200)).clip(0, 40),
+    }
+    for name, values in fair.items():
+        alarms = (betting_wealth(values, 20, highest=200) >= 20).any(1).mean()
+        assert alarms < 0.05, name
+    unsafe = betting_wealth(generator.normal(30, 3, size=(100, 40)), 20, highest=200)
+    assert (unsafe[:, -1] >= 20).all()
+
+
+def test_values_that_nothing_bounds_are_refused():
+    with pytest.raises(ValueError, match="from 0 to highest=10"):
+        betting_wealth([5, 11], 2, highest=10)
+    with pytest.raises(ValueError, match="from 0 to highest=10"):
+        betting_wealth([5, np.nan], 2, highest=10)
+    for mean in (0, 10, np.nan):
+        with pytest.raises(ValueError, match="must lie between 0 and highest=10"):
+            betting_wealth([5], mean, highest=10)
 
 
 @pytest.mark.parametrize("interval", [bootstrap_interval, t_interval])

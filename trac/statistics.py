@@ -83,6 +83,43 @@ def t_interval(values: ArrayLike, *, level: float = 0.95) -> tuple[float, float]
     return float(values.mean() - half), float(values.mean() + half)
 
 
+def betting_wealth(values: ArrayLike, mean: float, *, highest: float, bets: int = 20) -> np.ndarray:
+    """What a bettor against "the mean is at most `mean`" owns after each value, from a stake of 1.
+
+    A fair game if that is so: the wealth ever reaches 1/δ with a probability of at most δ, however often one looks and
+    whenever one stops, and whatever the distribution (Ville's inequality). So wealth of 20 or more is evidence at 5 %
+    that the mean is higher. For evidence that it is lower, bet on `highest - values` against `highest - mean`.
+
+    The stake is shared out equally over bets of λ = k / ((bets + 1) mean), k = 1..bets, each of which multiplies its
+    share by 1 + λ (value - mean): "diversified Kelly betting" of Waudby-Smith and Ramdas, Estimating means of bounded
+    random variables by betting (2024).
+
+    Args:
+        values: (..., N) in the order in which they came, between 0 and `highest`.
+        mean: of what is bet against, between 0 and `highest`, both excluded.
+        highest: the largest value that is possible, not the largest seen.
+        bets: number of bets.
+
+    Returns:
+        (..., N) wealth after each value.
+
+    Raises:
+        ValueError: a value is outside of 0 to `highest`, or `mean` is not inside.
+
+    Example:
+        >>> betting_wealth([1, 1, 0, 1], 0.5, highest=1).round(2).tolist()
+        [1.5, 2.33, 0.94, 1.34]
+    """
+    values = np.asarray(values, dtype=np.float64)
+    if not 0 < mean < highest < np.inf:
+        raise ValueError(f"mean={mean} must lie between 0 and highest={highest}, which must be finite.")
+    if not ((values >= 0) & (values <= highest)).all():
+        raise ValueError(f"each value must be a number from 0 to highest={highest}.")
+    fractions = np.arange(1, bets + 1) / (bets + 1) / mean
+    growth = np.log1p(fractions * (values[..., None] - mean)).cumsum(-2)
+    return np.asarray(np.exp(np.logaddexp.reduce(growth, axis=-1) - np.log(bets)))
+
+
 def safe(normalized_cost: ArrayLike) -> Any:
     """Whether a mean normalised cost is at most 1, which is the limit; elementwise, False for NaN.
 

@@ -10,7 +10,7 @@ from nbclient import NotebookClient
 from trac.teaching.exercise import attempt
 
 NOTEBOOKS = Path(__file__).parents[2] / "notebooks"
-CHAPTERS = sorted([*NOTEBOOKS.glob("[01A-K]*_*.ipynb"), NOTEBOOKS / "core.ipynb", NOTEBOOKS / "own_task.ipynb"])
+CHAPTERS = sorted([*NOTEBOOKS.glob("[01A-KM-O]*_*.ipynb"), NOTEBOOKS / "core.ipynb", NOTEBOOKS / "own_task.ipynb"])
 SOLUTION = re.compile(r"`{3,}\{solution\} ([\w-]+)\n(.*?)\n`{4,}", re.DOTALL)
 CODE = re.compile(r"```python\n(.*?)```", re.DOTALL)
 

@@ -68,3 +68,20 @@ def test_no_trial_on_slurm_lost_a_run_or_made_it_twice_and_the_page_has_the_tabl
     page = (RESULTS.parent / "ablations.md").read_text()
     for row in trials.itertuples():
         assert f"| {row.trial} | {row.calls} | {row.trainings} |" in page
+
+
+@pytest.mark.filterwarnings("ignore:Precision loss")  # the released code's three runs on BallRun are equal
+def test_the_page_on_reproduction_has_the_runs_of_both_codes_and_welchs_intervals():
+    released = pd.read_csv(RESULTS / "released_code.csv", comment="#")
+    ours = EPISODES[(EPISODES.method == "TraC") & (EPISODES.cost_limit == 20)]
+    ours = ours.groupby(["task", "seed"])[["normalized_reward", "normalized_cost"]].mean().reset_index()
+    page = (RESULTS.parent / "reproduction.md").read_text(encoding="utf-8").replace("\N{MINUS SIGN}", "-")
+    for task in TASKS:
+        codes = [runs[runs.task == task] for runs in (ours, released)]
+        pairs = [[f"{r.normalized_reward:.2f} / {r.normalized_cost:.2f}" for r in code.itertuples()] for code in codes]
+        cells = [", ".join(pairs[1]), ", ".join(pairs[0])]
+        for score in ("normalized_reward", "normalized_cost"):
+            mine, theirs = (code[score] for code in codes)
+            ends = stats.ttest_ind(mine, theirs, equal_var=False).confidence_interval()
+            cells.append(f"{mine.mean() - theirs.mean():+.2f} [{ends.low:.2f}, {ends.high:.2f}]")
+        assert f"| {task} | {' | '.join(cells)} |" in page

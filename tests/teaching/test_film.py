@@ -28,6 +28,15 @@ def test_a_film_ends_with_the_cost_of_the_episode_that_evaluation_sees() -> None
     assert width == pytest.approx(640)  # the costliest bar fills its view
 
 
+def test_a_film_of_a_changed_simulator_has_the_cost_that_evaluation_sees_there() -> None:
+    changed = {"boundary": 0.8}
+    options = dict(task="BallCircle", cost_limit=20, env_options=changed)
+    episode = trac.evaluate(Straight(), episodes=1, seed=3, workers=1, **options).episodes.iloc[0]
+    drawing = film({"x": Straight()}, seed=int(episode.seed), **options)
+    unchanged = film({"x": Straight()}, task="BallCircle", cost_limit=20, seed=int(episode.seed))
+    assert f"x: cost {episode.cost:.0f} of 20" in drawing and f"x: cost {episode.cost:.0f} of 20" not in unchanged
+
+
 def test_each_animation_has_one_value_for_each_drawn_step_and_ends_as_the_still() -> None:
     drawing = ElementTree.fromstring(film({"x": Straight()}, task="BallRun", cost_limit=20, seed=3))
     moves = {a.attrib["attributeName"]: a.attrib["values"].split(";") for a in drawing.iter(f"{SVG}animate")}

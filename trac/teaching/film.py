@@ -14,7 +14,14 @@ _MARGIN = 1.5  # around what happens [m]
 
 
 def film(
-    policies: Mapping[str, Any], *, task: str, cost_limit: float, seed: int, seconds: float = 8, width: int = 640
+    policies: Mapping[str, Any],
+    *,
+    task: str,
+    cost_limit: float,
+    seed: int,
+    seconds: float = 8,
+    width: int = 640,
+    env_options: Mapping[str, float] | None = None,
 ) -> str:
     """Policies in the simulator, each for one episode from the same start: an animated drawing (SVG).
 
@@ -27,6 +34,7 @@ def film(
         seed: of the start state.
         seconds: the time that the episode takes; its end stays for a quarter more.
         width: of the drawing [pixels].
+        env_options: changes of the simulator: see `trac.envs.OPTIONS`.
 
     Raises:
         ValueError: the task is neither a Circle nor a Run task of Bullet-Safety-Gym; there is no policy.
@@ -38,7 +46,7 @@ def film(
     """
     if not policies:
         raise ValueError("a film needs a policy.")
-    episodes = {name: _episode(policy, task, seed) for name, policy in policies.items()}
+    episodes = {name: _episode(policy, task, seed, env_options) for name, policy in policies.items()}
     circle = task.endswith("Circle")
     simulator = episodes[next(iter(episodes))][2]
     everywhere = np.concatenate([positions for positions, _, _ in episodes.values()])
@@ -72,11 +80,13 @@ def film(
     )
 
 
-def _episode(policy: Any, task: str, seed: int) -> tuple[np.ndarray, np.ndarray, dict[str, float]]:
+def _episode(
+    policy: Any, task: str, seed: int, env_options: Mapping[str, float] | None
+) -> tuple[np.ndarray, np.ndarray, dict[str, float]]:
     """Positions (L + 1, 2) [m], costs (L,), and the task's measures."""
     if not task.endswith(("Circle", "Run")):
         raise ValueError(f"{task}: films are of Bullet-Safety-Gym's Circle and Run tasks.")
-    env = make(task)
+    env = make(task, env_options)
     observation, _ = env.reset(seed=seed)
     simulator: Any = env.unwrapped
     positions, costs, done = [simulator.agent.get_position()[:2]], [], False
