@@ -1,21 +1,21 @@
 """The study of choosing without a simulator: what three kinds of estimate say of policies, and what the simulator says.
 
-    python book/offline_choice.py                            # book/results/offline_choice.csv, offline_choice_sizes.csv
+    python book/offline_choice.py               # book/results/offline_choice.csv, offline_choice_sizes.csv
 
-One row of the first table is one policy: the means of its 20 episodes, and each estimate of its return and cost from the
-log alone. The second has the effective number of episodes of importance sampling, by step. Policies are kept in
+One row of the first table is one policy: the means of its 20 episodes, and each estimate of its return and cost from
+the log alone. The second has the effective number of episodes of importance sampling, by step. Policies are kept in
 runs/offline_choice; those whose rows are there are not made again.
 
 Predictions, written before the first run:
 
 1. Fitted Q evaluation ranks both costs and returns with a Spearman correlation above 0.6 on both tasks. It is far off
    where a policy leaves the log, and too low there: nothing in the log says what is beyond it.
-2. Importance sampling with the standard deviation of the clone's errors has fewer than 2 effective episodes after 20 steps,
-   by decision or by trajectory, and its correlation with cost is not told from 0. With the score's variance of 1/2
-   more episodes count, and the estimates stay near the log's mean; the correlation is positive and below that of
+2. Importance sampling with the standard deviation of the clone's errors has fewer than 2 effective episodes after 20
+   steps, by decision or by trajectory, and its correlation with cost is not told from 0. With the score's variance of
+   1/2 more episodes count, and the estimates stay near the log's mean; the correlation is positive and below that of
    fitted Q evaluation.
-3. The mean of the desirable episodes has a correlation of 0.3 to 0.5 with cost. It sees limit and shares and is blind to
-   the start, the class used and the number of updates: of the unsafe policies it calls most safe.
+3. The mean of the desirable episodes has a correlation of 0.3 to 0.5 with cost. It sees limit and shares and is blind
+   to the start, the class used and the number of updates: of the unsafe policies it calls most safe.
 4. Of the policies that an estimate calls safe, fitted Q evaluation picks one that is safe on both tasks, and no other
    estimate does so on both.
 """
@@ -23,7 +23,6 @@ Predictions, written before the first run:
 from itertools import product
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 import tyro
@@ -94,12 +93,11 @@ def one_run(task: str, setting: str, seed: int) -> tuple[pd.DataFrame, pd.DataFr
     for kind, log_std in spread.items():
         new, old = (log_prob(mean, actions, log_std) for mean in means)
         for way, per_decision in (("decision", True), ("trajectory", False)):
-            found = importance_sampling(data, (new - old).numpy(), per_decision=per_decision)
+            earned, paid, size = importance_sampling(data, (new - old).numpy(), per_decision=per_decision)
             name = f"{way}_{kind}"
-            row |= {f"{name}_return": found.expected_return, f"{name}_cost": found.expected_cost}
-            row[f"{name}_size"] = found.effective_size[-1]
+            row |= {f"{name}_return": earned, f"{name}_cost": paid, f"{name}_size": size[-1]}
             kept = [step for step in STEPS if per_decision and step <= horizon]
-            sizes += [names | dict(spread=kind, step=step, size=found.effective_size[step - 1]) for step in kept]
+            sizes += [names | dict(spread=kind, step=step, size=size[step - 1]) for step in kept]
     return pd.DataFrame([row]), pd.DataFrame(sizes)
 
 

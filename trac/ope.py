@@ -1,12 +1,12 @@
 """Off-policy evaluation: what a policy would earn and cost, estimated from a log of other policies alone.
 
-Sources: Le, Voloshin and Yue (ICML 2019) for fitted Q evaluation of reward and constraint; Precup, Sutton and Singh (ICML
-2000) for importance sampling decision by decision. Paine et al. (2020) and Fu et al. (ICLR 2021) choose settings by
-such estimates.
+Sources: Le, Voloshin, Yue (ICML 2019) for fitted Q evaluation of reward and constraint; Precup, Sutton, Singh (ICML 2000)
+for sampling by decision. Paine et al. (2020) and Fu et al. (ICLR 2021) choose settings by such estimates.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,35 +17,6 @@ from trac.baselines.networks import Ensemble
 from trac.data.trajectories import Trajectories
 from trac.policy import torch_defaults
 from trac.train import find_device
-
-
-class FittedQ(NamedTuple):
-    """What `fitted_q` finds: discounted sums over an episode, means over the first observations of the log's episodes.
-
-    >>> FittedQ(expected_return=90.0, expected_cost=12.5).expected_cost
-    12.5
-    """
-
-    expected_return: float
-    expected_cost: float
-
-
-class Sampled(NamedTuple):
-    """What `importance_sampling` finds.
-
-    Attributes:
-        expected_return, expected_cost: discounted sums over an episode.
-        effective_size: (T,) number of episodes that count at each step, (Σ w)² / Σ w² of their weights: from 1, where
-            one has all the weight, to E, where all have the same.
-
-    Example:
-        >>> Sampled(90.0, 12.5, np.array([2.0, 1.2])).effective_size.min()
-        1.2
-    """
-
-    expected_return: float
-    expected_cost: float
-    effective_size: np.ndarray
 
 
 @torch_defaults()
@@ -61,24 +32,26 @@ def fitted_q(
     tau: float = 0.2,
     seed: int = 0,
     device: str | torch.device | None = None,
-) -> FittedQ:
+) -> tuple[float, float]:
     """Fitted Q evaluation of a given policy: return and cost of an episode, in one fit of two networks each.
 
-    Q(s, a, t) is fitted to r + γ Q'(s', π(s'), t + 1) on the log's transitions, and likewise for the cost; Q' is a moving
-    average of Q. The time t [steps since the episode's start] is an input because episodes end at a time: terminals and
-    timeouts both end the sum. At first Q is the log's mean per step, times the steps that are left until T, the longest
-    episode; targets are kept between the log's smallest and largest reward (cost) times those steps.
+    Q(s, a, t) is fitted to r + γ Q'(s', π(s'), t + 1) on the log's transitions, and likewise for the cost; Q' is a
+    moving average of Q. The time t [steps since the episode's start] is an input because episodes end at a time:
+    terminals and timeouts both end the sum. At first Q is the log's mean per step, times the steps that are left until
+    T, the longest episode; targets are kept between the log's smallest and largest reward (cost) times those steps.
 
     Args:
-        data: with next_observations.
         policy: anything with `.act(observations (B, obs_dim)) -> actions (B, act_dim)`, without chance.
         gamma: γ in (0, 1].
-        updates, batch_size, learning_rate: of Adam, on transitions drawn with replacement. What happens at the end of an
-            episode has reached its start after some T / τ updates.
+        updates, batch_size, learning_rate: of Adam, on transitions drawn with replacement. What happens at the end
+            of an episode has reached its start after some T / τ updates.
         hidden: widths of the hidden layers.
         tau: τ in (0, 1], share of the new weights in the moving average.
         seed: of the initial weights and the batches: on a CPU the same gives the same bits.
         device: as of `trac.train`.
+
+    Returns:
+        Expected return and cost of an episode, the mean over the first observations of the log's.
 
     Raises:
         ValueError: a setting is out of range; the policy's actions are not finite or not of the data's shape.
@@ -86,24 +59,16 @@ def fitted_q(
         ConfigError: there is no such device.
 
     Example:
-        >>> policy = trac.policy.Policy(7, 2, hidden=(8,))
+        >>> policy = trac.policy.Policy(7, 2, hidden=(8,))  # untrained: it does nothing
         >>> found = fitted_q(data, policy, updates=2, seed=0)
-        >>> found == fitted_q(data, policy, updates=2, seed=0), found.expected_cost > 0
+        >>> found == fitted_q(data, policy, updates=2, seed=0), 0 < found[1] < 100
         (True, True)
     """
-    for name, value, fits in (
-        ("gamma", gamma, 0 < gamma <= 1),
-        ("tau", tau, 0 < tau <= 1),
-        ("updates", updates, updates >= 1),
-        ("batch_size", batch_size, batch_size >= 1),
-    ):
-        if not fits:
-            raise ValueError(f"{name}={value!r} is out of range: see the docstring of fitted_q.")
+    if not (0 < gamma <= 1 and 0 < tau <= 1 and updates >= 1 and batch_size >= 1):
+        raise ValueError(f"{gamma=} and {tau=} must lie in (0, 1], {updates=} and {batch_size=} be 1 or more.")
     where, horizon = find_device(device), int(data.lengths.max())
     ages = np.arange(len(data)) - np.repeat(data.starts, data.lengths)
-
-    def tensor(values: np.ndarray) -> torch.Tensor:
-        return torch.as_tensor(values, dtype=torch.float32, device=where)
+    tensor = partial(torch.as_tensor, dtype=torch.float32, device=where)
 
     def joined(observations: np.ndarray, ages: np.ndarray) -> np.ndarray:
         parts = np.array_split(observations, len(observations) // 2**16 + 1)
@@ -136,38 +101,39 @@ def fitted_q(
         descend(optimizer, critic_loss(critic(now[rows]), target))
         soft_update(slow, critic, tau)
     values = (slow(begin).double().mean(1).cpu().numpy() * unit[:, 0] + mean[:, 0] * left[-1]).reshape(2, 2).mean(1)
-    return FittedQ(*values.tolist())
+    return float(values[0]), float(values[1])
 
 
 def importance_sampling(
     data: Trajectories, log_ratio: ArrayLike, *, gamma: float = 1.0, per_decision: bool = True
-) -> Sampled:
+) -> tuple[float, float, np.ndarray]:
     """Weighted importance sampling: the log's rewards and costs, each episode weighted as the policy would drive it.
 
     An episode's weight up to step t is Π_{k <= t} π(a_k | s_k) / π_b(a_k | s_k), with π_b the policy that made the log.
-    Step t has the weighted mean of the episodes' rewards, by their weights up to t (`per_decision`) or of the whole
-    episode. An episode that has ended keeps its weight and earns nothing.
+    Step t has the weighted mean of the E episodes' rewards, by their weights up to t (`per_decision`) or of the whole
+    episode. An episode that has ended keeps its weight and earns nothing. T is the longest episode.
 
     Args:
-        data: E episodes of at most T steps.
         log_ratio: (N,) log π(a|s) - log π_b(a|s) of each logged transition. With γ = α = 1 the score of a whole episode
             is the logarithm of its weight, where the reference is π_b.
         gamma: γ in (0, 1].
         per_decision: weights up to each step, of less variance; False: of the whole episode.
 
+    Returns:
+        Expected return, expected cost, and (T,) the effective number of episodes at each step, (Σ w)² / Σ w² of their
+        weights: from 1, where one episode has all the weight, to E, where all have the same.
+
     Raises:
         ValueError: log_ratio has another shape or is not finite; gamma is out of range.
 
     Example:
-        >>> found = importance_sampling(data, np.zeros(len(data)))  # the log's own policy
-        >>> round(found.expected_cost, 6) == round(data.episode_costs.mean(), 6), found.effective_size[-1]
-        (True, 644.0)
+        >>> _, cost, sizes = importance_sampling(data, np.zeros(len(data)))  # the log's own policy
+        >>> abs(cost - data.episode_costs.mean()) < 1e-6, round(float(sizes[-1]))
+        (True, 644)
     """
     ratio = np.asarray(log_ratio, dtype=np.float64)
     if ratio.shape != (len(data),) or not np.isfinite(ratio).all():
-        raise ValueError(
-            f"log_ratio has shape {ratio.shape}: pass {len(data)} finite numbers, one for each transition."
-        )
+        raise ValueError(f"log_ratio has shape {ratio.shape}: pass {len(data)} finite numbers, one a transition.")
     if not 0 < gamma <= 1:
         raise ValueError(f"gamma={gamma!r} must lie in (0, 1].")
     steps = np.arange(data.lengths.max())
@@ -180,4 +146,4 @@ def importance_sampling(
     weights = np.exp(logs - logs.max(0))
     shares = weights / weights.sum(0)
     sums = (gamma**steps * shares * padded[1:]).sum((1, 2))
-    return Sampled(*sums.tolist(), 1 / np.square(shares).sum(0))
+    return float(sums[0]), float(sums[1]), 1 / np.square(shares).sum(0)
