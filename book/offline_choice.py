@@ -86,6 +86,7 @@ def one_run(task: str, setting: str, seed: int) -> tuple[pd.DataFrame, pd.DataFr
 
     actions, sizes = torch.from_numpy(data.actions), []
     means = [torch.from_numpy(p.act(data.observations)) for p in (policy, behaviour)]
+    row["distance"] = float((means[0] - means[1]).square().sum(-1).mean())  # from the clone's actions, squared
     spread = {
         "error": (actions - means[1]).square().mean(0).log() / 2,
         "half": torch.full((actions.shape[1],), 0.5).log() / 2,

@@ -1,7 +1,7 @@
 """Off-policy evaluation: what a policy would earn and cost, estimated from a log of other policies alone.
 
-Sources: Le, Voloshin, Yue (ICML 2019) for fitted Q evaluation of reward and constraint; Precup, Sutton, Singh (ICML 2000)
-for sampling by decision. Paine et al. (2020) and Fu et al. (ICLR 2021) choose settings by such estimates.
+Sources: Le, Voloshin, Yue (ICML 2019) for fitted Q evaluation of reward and constraint; Precup, Sutton, Singh (ICML
+2000) for sampling by decision. Paine et al. (2020) and Fu et al. (ICLR 2021) choose settings by such estimates.
 """
 
 from collections.abc import Sequence
