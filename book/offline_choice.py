@@ -100,7 +100,7 @@ def one_run(task: str, setting: str, seed: int) -> tuple[pd.DataFrame, pd.DataFr
     row["predictor_return"] = scale * segments.returns[desirable].mean()
     row["predictor_cost"] = scale * segments.costs[desirable].mean()
     row["fqe_return"], row["fqe_cost"] = fitted_q(data, policy, seed=seed, device="cpu")
-    long = fitted_q(data, policy, updates=LONG[task], seed=seed, device="cpu") if task in LONG else (np.nan, np.nan)
+    long = fitted_q(data, policy, updates=LONG[task], seed=seed, device="cpu") if task in LONG else (float("nan"),) * 2
     row["fqe_long_return"], row["fqe_long_cost"] = long
 
     actions, sizes = torch.from_numpy(data.actions), []
