@@ -64,6 +64,7 @@ CAR = (
     "x = 0.1",
     "x = 1",
     "limit 10",
+    "limit 40",
     "limit 60",
     "undesirable alone",
     "cloning alone",
