@@ -72,7 +72,7 @@ CAR = (
 )
 PLAN = {"BallCircle": tuple(SETTINGS), "BallRun": tuple(SETTINGS), "CarCircle": CAR}
 SEED = 0
-# On CarCircle the default's 2,000 updates had not moved the end of an episode to its start: these are beside them.
+# With CarCircle's 300 steps the default's 2,000 updates may be too few: these are beside them.
 LONG = {"CarCircle": 6_000}
 STEPS = (1, 2, 5, 10, 20, 50, 100, 200, 300)  # at which the effective number of episodes is kept
 
