@@ -42,12 +42,12 @@ return [
   ...bad(images.filter(i => !i.alt.trim()), "an image without an alternative text"),
 ];
 """
-# The ink of the figures is dark.
+# The ink of the figures is dark: in the dark theme they are inverted, and their ground is the page's.
 GROUNDS = """
-return [...document.querySelectorAll("article .cell_output img")].filter(image => {
-  const [red, green, blue, alpha] = getComputedStyle(image).backgroundColor.match(/[\\d.]+/g).map(Number);
-  return Math.min(red, green, blue) < 192 || alpha === 0;
-}).map(image => "a figure on a dark ground: " + image.alt);
+return [...document.querySelectorAll("article :is(figure, .cell_output) img")].filter(image => {
+  const {filter, mixBlendMode} = getComputedStyle(image);
+  return !(filter.startsWith("invert(1)") && mixBlendMode === "screen");
+}).map(image => "a light figure on a dark page: " + image.alt);
 """
 # Of the best practices only the order of headings; what an assistive technology cannot read is in the others.
 READABLE = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"], "rules": {"heading-order": {"enabled": True}}}
