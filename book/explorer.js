@@ -1,4 +1,4 @@
-// The partition explorer of the chapter on partitions, and what the other interactive figures share with it.
+// What the interactive figures share.
 // `partition` repeats the rules of trac/partition.py to the last bit and is tested against them; the rest draws.
 globalThis.explorer = (() => {
   "use strict";
@@ -169,9 +169,11 @@ globalThis.explorer = (() => {
       const svg = root.querySelector("svg"), result = root.querySelector(".result");
       const data = JSON.parse(root.querySelector('script[type="application/json"]').textContent);
       const draw = setUp(root, svg, data);
+      let said;
       const update = () => {
         for (const input of root.querySelectorAll("input")) show(input, String(Number(input.value)));
-        result.innerHTML = draw();
+        const text = draw();
+        if (text !== said) result.innerHTML = said = text; // a screen reader says it again else
       };
       root.addEventListener("input", update);
       let width = 0;
@@ -183,22 +185,6 @@ globalThis.explorer = (() => {
     }
   }
 
-  mount("partition-explorer", (root, svg, data) => {
-    const [task, limit, ratio, top, bottom, kappa] = ["task", "limit", "ratio", "top", "bottom", "kappa"].map((name) =>
-      root.querySelector(`#explorer-${name}`)
-    );
-    for (const name of Object.keys(data)) task.add(new Option(name, name));
-    ratio.max = data[task.value].length - 1;
-    return () => {
-      const view = data[task.value][ratio.value];
-      show(ratio, String(view.ratio));
-      const [l, x, y, k] = [limit, top, bottom, kappa].map((input) => Number(input.value));
-      const found = partition(view, { limit: l, top: x, bottom: y, kappa: k });
-      plot(svg, view, found);
-      return describe(view, found);
-    };
-  });
-
-  return { DESIRABLE, partition, short, pixels, marks, item, axes, plot, describe, drag, mount };
+  return { DESIRABLE, partition, short, pixels, marks, item, axes, plot, describe, drag, show, mount };
 })();
 if (typeof document === "undefined") module.exports = explorer;

@@ -42,12 +42,12 @@ return [
   ...bad(images.filter(i => !i.alt.trim()), "an image without an alternative text"),
 ];
 """
-# The ink of the figures is dark.
+# The ink of the figures is dark: in the dark theme they are inverted, and their ground is the page's.
 GROUNDS = """
-return [...document.querySelectorAll("article .cell_output img")].filter(image => {
-  const [red, green, blue, alpha] = getComputedStyle(image).backgroundColor.match(/[\\d.]+/g).map(Number);
-  return Math.min(red, green, blue) < 192 || alpha === 0;
-}).map(image => "a figure on a dark ground: " + image.alt);
+return [...document.querySelectorAll("article :is(figure, .cell_output) img")].filter(image => {
+  const {filter, mixBlendMode} = getComputedStyle(image);
+  return !(filter.startsWith("invert(1)") && mixBlendMode === "screen");
+}).map(image => "a light figure on a dark page: " + image.alt);
 """
 # Of the best practices only the order of headings; what an assistive technology cannot read is in the others.
 READABLE = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"], "rules": {"heading-order": {"enabled": True}}}
@@ -193,19 +193,32 @@ def test_the_explorer_answers_its_sliders_by_key(address, browser):
         assert len(seen) > 1, f"{slider.get_attribute('id')} changes nothing"
 
 
-@pytest.mark.parametrize(("page", "name"), [("06_training", "forces"), ("10_limits", "limit")])
+@pytest.mark.parametrize(("page", "name"), [("06_training", "forces"), ("09_labels", "labels"), ("10_limits", "limit")])
 def test_a_figure_answers_its_controls_by_key(page, name, address, browser):
     load(browser, address + f"notebooks/{page}.html")
-    said = browser.find_element(By.CSS_SELECTOR, f".{name}, .{name}-explorer").find_element(By.CSS_SELECTOR, ".result")
+    figure = browser.find_element(By.CSS_SELECTOR, f".{name}, .{name}-explorer")
+    said, picture = (figure.find_element(By.CSS_SELECTOR, part) for part in (".result", "svg"))
     controls = browser.find_elements(By.CSS_SELECTOR, f":is(input, select)[id^={name}], .{name} .handle")
-    assert len(controls) == {"forces": 6, "limit": 3}[name]
+    assert len(controls) == {"forces": 6, "labels": 4, "limit": 3}[name]
     for control in controls:
-        seen = {said.text}
+        seen = {said.text + picture.get_attribute("innerHTML")}
         for key in (Keys.ARROW_UP, Keys.ARROW_DOWN, Keys.ARROW_DOWN):
             control.send_keys(key)
-            seen.add(said.text)
+            seen.add(said.text + picture.get_attribute("innerHTML"))
         assert len(seen) > 1, f"{control.get_attribute('outerHTML')[:80]} changes nothing"
     assert not requests(browser, address)
+
+
+def test_an_episode_plays_by_its_button_alone_where_motion_is_reduced(address, browser):
+    load(browser, address + "notebooks/09_labels.html")
+    figure = browser.find_element(By.CSS_SELECTOR, ".labels-explorer")
+    step, button = (figure.find_element(By.CSS_SELECTOR, one) for one in ("#labels-step", "button"))
+    figure.find_element(By.CSS_SELECTOR, "#labels-x").send_keys(Keys.ARROW_DOWN)
+    assert (button.text, step.get_attribute("value")) == ("Play", "200")  # the browser here asks for less motion
+    button.send_keys(Keys.SPACE)
+    WebDriverWait(browser, 20).until(lambda _: 0 < int(step.get_attribute("value")) < 200)
+    button.send_keys(Keys.SPACE)
+    assert button.text == "Play" and int(step.get_attribute("value")) < 200
 
 
 @pytest.mark.parametrize(

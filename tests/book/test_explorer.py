@@ -138,11 +138,15 @@ def views(page):
 
 def test_the_page_is_small_and_asks_for_nothing(page):
     assert len(page.encode()) < 300_000
-    assert SCRIPT.read_text(encoding="utf-8").strip() in page  # as it is now
+    for script in (SCRIPT, SCRIPT.with_name("partition_explorer.js")):
+        assert script.read_text(encoding="utf-8").strip() in page  # as it is now
     assert not re.search(ASKS, page)
 
 
-@pytest.mark.parametrize(("name", "count"), [("explorer", 6), ("limit_explorer", 3), ("forces", 3)])
+FIGURES = [("partition_explorer", 6), ("forces", 3), ("labels_explorer", 4), ("limit_explorer", 3)]
+
+
+@pytest.mark.parametrize(("name", "count"), FIGURES)
 def test_every_slider_has_a_label_and_the_counts_are_announced(name, count):
     page = explorer(name, book=ROOT / "book")
     controls = re.findall(r'<(?:input|select)[^>]*\bid="([\w-]+)"', page)
@@ -242,3 +246,40 @@ def test_the_limit_on_the_frontier_says_what_trac_and_the_study_say():
     assert np.allclose([[group["cost"], group["return"]] for group in groups], means)
     assert [group["limit"] for group in groups if group["same"]] == [20]
     assert not any(group["same"] for group in gap)
+
+
+POLICIES = json.loads((ROOT / "book" / "results" / "labels_explorer.json").read_text())
+
+
+@needs_node
+def test_an_episode_up_to_a_step():
+    run = dict(path=[0, 0, 1, 0, 2, 0, 3, 0, 4, 0, 5, 0], costs="01101")
+    script = ROOT / "book" / "labels_explorer.js"
+    founds = in_the_page([(run, step) for step in (0, 2, 3, 5)], "upTo", script)
+    assert [len(found["points"]) for found in founds] == [1, 3, 4, 6]
+    assert [found["cost"] for found in founds] == [0, 1, 2, 3]
+    assert founds[2]["costly"] == [[[1, 0], [2, 0], [3, 0]]]
+    assert founds[3]["costly"] == [[[1, 0], [2, 0], [3, 0]], [[4, 0], [5, 0]]]
+
+
+def test_the_policies_by_their_labels_are_whole_and_say_what_trac_partition_says():
+    runs = POLICIES["runs"]
+    options = [{run[name] for run in runs} for name in ("ratio", "x", "limit")]
+    assert options == [{0.25, 0.5, 1.0}, {0.25, 0.5, 1.0}, {5, 20, 60}]
+    assert len({(run["ratio"], run["x"], run["limit"]) for run in runs}) == len(runs) == 27
+    page = explorer("labels_explorer", POLICIES, book=ROOT / "book")
+    for values in options:  # what can be chosen is there
+        assert re.search("".join(rf"<option[^>]*>{value:g}</option>" for value in sorted(values)), page)
+    assert len(page.encode()) < 200_000
+    for run in runs:  # a step costs 1 where it ends beyond a wall
+        places = np.reshape(run["path"], (-1, 2))[1:]
+        beyond = np.abs(places[:, 0]) - POLICIES["x_lim"]
+        clear = np.abs(beyond) > 0.01  # not by rounding alone
+        costs = np.array([cost == "1" for cost in run["costs"]])
+        assert len(costs) == POLICIES["steps"] and ((beyond > 0) == costs)[clear].all()
+    log = trac.load("BallCircle")
+    for run in runs[::4]:
+        found = partition(log, cost_limit=run["limit"], top=run["x"], segment_ratio=run["ratio"])
+        good = found.labels == 1
+        reckless = log.episode_costs[found.episodes[good]] > run["limit"]
+        assert run["desirable"] == good.sum() and run["reckless"] == pytest.approx(reckless.mean(), abs=1e-3)

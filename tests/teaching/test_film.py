@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import trac
-from trac.teaching.film import film
+from trac.teaching.film import draw, film
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -49,3 +49,19 @@ def test_each_animation_has_one_value_for_each_drawn_step_and_ends_as_the_still(
 def test_tasks_without_a_plan_view_are_refused() -> None:
     with pytest.raises(ValueError, match="CarGoal1: films are of"):
         film({"x": Straight()}, task="CarGoal1", cost_limit=20, seed=3)
+
+
+def test_an_episode_of_known_positions_is_drawn_to_scale() -> None:
+    positions = np.column_stack([np.linspace(0, 9, 11), np.zeros(11)])
+    costs = (positions[1:, 0] > 6).astype(float)
+    drawing = ElementTree.fromstring(draw({"x": (positions, costs)}, task="BallCircle", cost_limit=2))
+    text = drawing.find(f".//{SVG}text")
+    assert text is not None and text.text == f"x: cost {costs.sum():.0f} of 2, over the limit"
+    ball, ground = drawing.findall(f".//{SVG}circle")[::-1]
+    across = float(ball.attrib["cx"]) - float(ground.attrib["cx"])  # 9 m, and the circle's radius is 7 m
+    assert across / float(ground.attrib["r"]) == pytest.approx(9 / 7, rel=0.01)
+
+
+def test_a_film_without_a_policy_is_refused() -> None:
+    with pytest.raises(ValueError, match="needs a policy"):
+        film({}, task="BallCircle", cost_limit=20, seed=3)

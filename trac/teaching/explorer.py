@@ -8,7 +8,7 @@ def explorer(name: str, data: object = None, *, book: Path = Path("../book")) ->
     """Markup, style, scripts and data of an interactive figure, as one piece of HTML.
 
     Args:
-        name: of the files in `book`: explorer, limit_explorer or forces.
+        name: of the files in `book`: partition_explorer, forces, labels_explorer or limit_explorer.
         data: what its script draws, as JSON has it.
         book: the book's folder, seen from a notebook.
 
@@ -24,7 +24,15 @@ def explorer(name: str, data: object = None, *, book: Path = Path("../book")) ->
     def text(file: str) -> str:
         return (book / file).read_text(encoding="utf-8").strip()
 
-    scripts = dict.fromkeys(("explorer.js", f"{name}.js"))  # once each; the first has what all share
-    page = text(f"{name}.html").replace("EXPLORER_STYLE", text("explorer.css"))
-    page = page.replace("EXPLORER_SCRIPT", "\n".join(map(text, scripts)))
-    return page.replace("EXPLORER_DATA", json.dumps(data, allow_nan=False))
+    # explorer.html, .css and .js have what all figures share.
+    parts = {
+        "NAME": name.replace("_", "-"),
+        "STYLE": text("explorer.css"),
+        "BODY": text(f"{name}.html"),
+        "SCRIPT": f"{text('explorer.js')}\n{text(f'{name}.js')}",
+        "DATA": json.dumps(data, allow_nan=False),
+    }
+    page = text("explorer.html")
+    for part, content in parts.items():
+        page = page.replace(f"EXPLORER_{part}", content)
+    return page

@@ -13,6 +13,9 @@ _INK, _RED, _PALE = "#222", "#d50000", "#cfd8ea"
 _MARGIN = 1.5  # around what happens [m]
 
 
+Episode = tuple[np.ndarray, np.ndarray]  # positions (L + 1, 2) [m], costs (L,)
+
+
 def film(
     policies: Mapping[str, Any],
     *,
@@ -44,12 +47,22 @@ def film(
         >>> film({"idle": policy}, task="BallRun", cost_limit=20, seed=0)[:4]
         '<svg'
     """
-    if not policies:
+    episodes = {n: episode(p, task=task, seed=seed, env_options=env_options) for n, p in policies.items()}
+    return draw(episodes, task=task, cost_limit=cost_limit, seconds=seconds, width=width)
+
+
+def draw(episodes: Mapping[str, Episode], *, task: str, cost_limit: float, seconds: float = 8, width: int = 640) -> str:
+    """The film of episodes whose positions are known, as those of a log: see `film`.
+
+    >>> still = np.zeros((9, 2)), np.zeros(8)
+    >>> draw({"still": still}, task="BallCircle", cost_limit=20)[:4]
+    '<svg'
+    """
+    if not episodes:
         raise ValueError("a film needs a policy.")
-    episodes = {name: _episode(policy, task, seed, env_options) for name, policy in policies.items()}
+    simulator = measures(task)
     circle = task.endswith("Circle")
-    simulator = episodes[next(iter(episodes))][2]
-    everywhere = np.concatenate([positions for positions, _, _ in episodes.values()])
+    everywhere = np.concatenate([positions for positions, _ in episodes.values()])
     edge = simulator["x_lim"] if circle else simulator["y_lim"]
     low, high = everywhere.min(0), everywhere.max(0)
     reach = np.array([max(simulator["radius"], edge)] * 2) if circle else np.array([0.0, edge])
@@ -61,9 +74,9 @@ def film(
     bar = 34  # height of name and bar, below each view
     rows = -(-len(episodes) // columns)
     height = rows * (view[1] + bar + 10) - 10
-    most = max([cost_limit, *(costs.sum() for _, costs, _ in episodes.values())])
+    most = max([cost_limit, *(costs.sum() for _, costs in episodes.values())])
     parts = []
-    for place, (name, (positions, costs, _)) in enumerate(episodes.items()):
+    for place, (name, (positions, costs)) in enumerate(episodes.items()):
         points = (positions - [low[0], high[1]]) * [scale, -scale]
         corner = ((place % columns) * (view[0] + 10), (place // columns) * (view[1] + bar + 10))
         zero = np.array([-low[0], high[1]]) * scale
@@ -80,12 +93,13 @@ def film(
     )
 
 
-def _episode(
-    policy: Any, task: str, seed: int, env_options: Mapping[str, float] | None
-) -> tuple[np.ndarray, np.ndarray, dict[str, float]]:
-    """Positions (L + 1, 2) [m], costs (L,), and the task's measures."""
-    if not task.endswith(("Circle", "Run")):
-        raise ValueError(f"{task}: films are of Bullet-Safety-Gym's Circle and Run tasks.")
+def episode(policy: Any, *, task: str, seed: int, env_options: Mapping[str, float] | None = None) -> Episode:
+    """Positions (L + 1, 2) [m] and costs (L,) of a policy's episode in the simulator.
+
+    >>> episode(trac.policy.Policy(7, 2, hidden=(8,)), task="BallRun", seed=0)[0].shape
+    (101, 2)
+    """
+    _check(task)
     env = make(task, env_options)
     observation, _ = env.reset(seed=seed)
     simulator: Any = env.unwrapped
@@ -99,11 +113,30 @@ def _episode(
         positions.append(simulator.agent.get_position()[:2])
         costs.append(float(info["cost"]))
         done = terminated or truncated
-    measures = {name: getattr(simulator.task, name) for name in ("x_lim", "y_lim") if hasattr(simulator.task, name)}
-    if hasattr(simulator.task, "circle"):
-        measures["radius"] = simulator.task.circle.radius
     env.close()
-    return np.array(positions), np.array(costs), measures
+    return np.array(positions), np.array(costs)
+
+
+def measures(task: str) -> dict[str, float]:
+    """Where a task's boundaries are, `x_lim` or `y_lim`, and a circle's `radius` [m].
+
+    >>> measures("BallCircle")
+    {'x_lim': 6.0, 'radius': 7.0}
+    """
+    _check(task)
+    env = make(task)
+    env.reset(seed=0)
+    simulator: Any = env.unwrapped
+    found = {name: float(getattr(simulator.task, name)) for name in ("x_lim", "y_lim") if hasattr(simulator.task, name)}
+    if hasattr(simulator.task, "circle"):
+        found["radius"] = float(simulator.task.circle.radius)
+    env.close()
+    return found
+
+
+def _check(task: str) -> None:
+    if not task.endswith(("Circle", "Run")):
+        raise ValueError(f"{task}: films are of Bullet-Safety-Gym's Circle and Run tasks.")
 
 
 def _ground(circle: bool, zero: np.ndarray, edge: float, view: np.ndarray, radius: float) -> list[str]:

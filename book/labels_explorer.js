@@ -1,0 +1,102 @@
+// Policies by the labels that taught them: what was desirable, and an episode of the policy that came of it.
+(() => {
+  "use strict";
+
+  if (typeof document === "undefined") require("./explorer.js");
+  const { item, mount, pixels, show } = explorer;
+
+  const SECONDS = 8; // that an episode takes
+  const MARGIN = 1; // around what happens [m]
+
+  // An episode up to a step: its points [m], the costly pieces of its path, and the cost so far. Step t leads from
+  // point t to point t + 1.
+  function upTo({ path, costs }, step) {
+    const points = [];
+    for (let t = 0; t <= step; t++) points.push(path.slice(2 * t, 2 * t + 2));
+    const costly = [];
+    for (let t = 0; t < step; t++) {
+      if (costs[t] === "0") continue;
+      if (t > 0 && costs[t - 1] !== "0") costly[costly.length - 1].push(points[t + 1]);
+      else costly.push([points[t], points[t + 1]]);
+    }
+    return { points, costly, cost: [...costs.slice(0, step)].filter((cost) => cost !== "0").length };
+  }
+
+  function describe({ episodes, steps }, run) {
+    const share = `${Math.round(100 * run.reckless)} %`, kept = run.mean_cost <= run.limit;
+    const cost = upTo(run, steps).cost;
+    return (
+      "<ul>" +
+      item(
+        "desirable", `labels: <b>${run.desirable.toLocaleString("en")}</b> segments of ${steps * run.ratio} steps are ` +
+          `desirable, ${share} of them from episodes over the limit; ${run.start} of ${episodes} episodes begin with one`
+      ) +
+      item("policy", `this episode: reward <b>${run.reward.toFixed(2)}</b>, cost <b>${cost}</b>, limit ${run.limit}`) +
+      item(
+        "average", `mean of 20 episodes of this policy: reward <b>${run.mean_reward.toFixed(2)}</b>, cost ` +
+          `<b>${run.mean_cost.toFixed(1)}</b>, ${kept ? "safe" : "over the limit"}`
+      ) + "</ul>"
+    );
+  }
+
+  mount("labels-explorer", (root, svg, data) => {
+    const [ratio, x, limit, step] = ["ratio", "x", "limit", "step"].map((name) => root.querySelector(`#labels-${name}`));
+    const button = root.querySelector("button"), last = data.steps;
+    const calm = matchMedia("(prefers-reduced-motion: reduce)");
+    const reach = MARGIN + Math.max(...data.runs.flatMap((run) => run.path.map(Math.abs)));
+    const chosen = () =>
+      data.runs.find((run) => [[run.ratio, ratio], [run.x, x], [run.limit, limit]].every(([a, b]) => a === Number(b.value)));
+
+    function picture() {
+      const run = chosen(), { points, costly, cost } = upTo(run, Number(step.value));
+      const width = svg.clientWidth, size = Math.min(width, 440), scale = size / (2 * reach);
+      const at = ([east, north]) => pixels(width / 2 + scale * east, size / 2 - scale * north);
+      const line = (name, places) => `<path class="${name}" d="M${places.map(at).join("L")}"/>`;
+      const wall = (place) => line("limit", [[place, -reach], [place, reach]]);
+      const full = size / Math.max(run.limit, upTo(run, last).cost), left = (width - size) / 2;
+      const [ballX, ballY] = at(points[points.length - 1]), over = cost > run.limit;
+      svg.setAttribute("height", size + 44);
+      svg.innerHTML =
+        `<circle class="ground" cx="${width / 2}" cy="${size / 2}" r="${scale * data.radius}"/>` +
+        wall(-data.x_lim) + wall(data.x_lim) + line("trace", points) +
+        costly.map((piece) => line("costly", piece)).join("") +
+        `<circle class="policy" cx="${ballX}" cy="${ballY}" r="7"/>` +
+        `<text x="${left}" y="${size + 16}">cost ${cost}, limit ${run.limit}${over ? ": over the limit" : ""}</text>` +
+        `<path class="bar${over ? " over" : ""}" d="M${left} ${size + 24}h${full * cost}v10h${-full * cost}z"/>` +
+        `<path class="axis mark" d="M${left + full * run.limit} ${size + 20}v18"/>`;
+      show(step, `${step.value} of ${last}`);
+    }
+
+    let playing = false;
+    function play(on) {
+      playing = on;
+      button.textContent = on ? "Pause" : "Play";
+      if (!on) return;
+      if (Number(step.value) === last) step.value = 0;
+      const begin = performance.now() - (1000 * SECONDS * step.value) / last;
+      requestAnimationFrame(function next(now) {
+        if (!playing) return;
+        step.value = Math.max(0, Math.min(last, Math.floor((last * (now - begin)) / (1000 * SECONDS))));
+        picture();
+        if (Number(step.value) === last) play(false);
+        else requestAnimationFrame(next);
+      });
+    }
+
+    button.addEventListener("click", () => play(!playing));
+    step.addEventListener("input", () => play(false));
+    for (const select of [ratio, x, limit]) {
+      select.addEventListener("input", () => {
+        play(false);
+        step.value = last;
+        if (!calm.matches) play(true);
+      });
+    }
+    return () => {
+      picture();
+      return describe(data, chosen());
+    };
+  });
+
+  if (typeof document === "undefined") module.exports = { upTo };
+})();
