@@ -1,0 +1,121 @@
+"""One policy for every cost limit: TraC on observations that hold the limit.
+
+The log is laid end to end with itself, once for each training limit; each copy's observations hold its limit, and
+each copy's segments have that limit's labels. What is trained then is an ordinary TraC, and at a fixed limit its policy
+is an ordinary `Policy`: the limit enters the first layer alone, where it can be added to weights and biases.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from trac.config import ConfigError, TracConfig
+from trac.core.run import Run
+from trac.data.trajectories import Trajectories
+from trac.partition import Segments, segments_of
+from trac.policy import Policy
+from trac.train import config_list, train_on
+
+
+def scaled(limit: float, limits: Sequence[float]) -> float:
+    """The limit as the policy sees it: -1 at the smallest of the training limits, 1 at the largest.
+
+    >>> [scaled(limit, (10, 20, 40)) for limit in (10, 25, 40, 55)]
+    [-1.0, 0.0, 1.0, 2.0]
+    """
+    low, high = min(limits), max(limits)
+    if not 0 <= low < high < np.inf:
+        raise ConfigError(f"limits={tuple(limits)} must be finite, 0 or more, and not all the same.")
+    return float(2 * (limit - low) / (high - low) - 1)
+
+
+def with_limits(data: Trajectories, limits: Sequence[float], *, products: bool = False) -> Trajectories:
+    """The log once for each limit, end to end, without next_observations.
+
+    Args:
+        limits: training limits [cost per episode].
+        products: the observations hold their product with the scaled limit, too.
+
+    Returns:
+        Trajectories whose observations are (o, z), or (o, z, z o): (K N, obs_dim + 1) or (K N, 2 obs_dim + 1).
+
+    Example:
+        >>> with_limits(data, (10, 20, 40)).observations.shape
+        (193200, 8)
+    """
+    rows = []
+    for z in (scaled(limit, limits) for limit in limits):
+        columns = [data.observations, np.full((len(data), 1), z), *([z * data.observations] if products else [])]
+        rows.append(np.concatenate(columns, axis=1, dtype=np.float32))
+    names, copies = ("actions", "rewards", "costs", "terminals", "timeouts", "lengths"), len(limits)
+    arrays = {name: np.concatenate([getattr(data, name)] * copies) for name in names}
+    starts = np.concatenate([data.starts + len(data) * copy for copy in range(copies)])
+    return replace(data, observations=np.concatenate(rows), starts=starts, _next=None, **arrays)
+
+
+def every_limit(
+    data: Trajectories,
+    config: TracConfig | Sequence[TracConfig],
+    limits: Sequence[float],
+    *,
+    products: bool = False,
+    **options: Any,
+) -> Run | list[Run]:
+    """Train one policy for all limits; ask it for one with `at_limit`.
+
+    Args:
+        data: logged trajectories.
+        config: one config, or a list, with eval_episodes=0; their cost_limit becomes the largest of `limits`.
+        limits: training limits [cost per episode], at least two.
+        products: let the limit change the first layer's weights as well as its biases; see `with_limits`.
+        options: as for `trac.train`.
+
+    Raises:
+        ConfigError: the limits are no two different ones, or a config asks for evaluations, which need a limit.
+        PartitionError: the partition at one of the limits leaves a class empty.
+
+    Example:
+        >>> config = trac.TracConfig(task="BallRun", steps=4, bc_steps=2, eval_episodes=0)
+        >>> policy = every_limit(data, config, (10, 20, 40), progress=False).policy
+        >>> at_limit(policy, 15, (10, 20, 40)).act(data.observations[0]).shape
+        (2,)
+    """
+    configs = [c.replace(cost_limit=float(max(limits))) for c in config_list(data, config, TracConfig)]
+    if any(c.eval_episodes for c in configs):
+        raise ConfigError("set eval_episodes=0: evaluate the policy at a limit, by trac.evaluate(at_limit(...), ...).")
+    stacked = with_limits(data, limits, products=products)
+    segments = [_stacked([segments_of(data, c.replace(cost_limit=float(x))) for x in limits], data) for c in configs]
+    options |= dict(algorithm="every_limit", single=isinstance(config, TracConfig))
+    return train_on(stacked, configs, segments, **options)
+
+
+def at_limit(policy: Policy, limit: float, limits: Sequence[float], *, products: bool = False) -> Policy:
+    """The policy that `every_limit` trained, asked for one limit: a `Policy` of the task's own observations.
+
+    Args:
+        policy: a run's `policy`, `reference` or `best`.
+        limit: the limit to ask for [cost per episode], between the training limits or beyond them.
+        limits: as in training; `products` too.
+    """
+    z, settings = scaled(limit, limits), dict(policy.settings)
+    settings["obs_dim"] = size = (policy.obs_dim - 1) // 2 if products else policy.obs_dim - 1
+    state = policy.state_dict()
+    weight = state["layers.0.weight"]
+    state["layers.0.weight"] = weight[:, :size] + (z * weight[:, size + 1 :] if products else 0)
+    state["layers.0.bias"] = state["layers.0.bias"] + z * weight[:, size]
+    asked = Policy(**settings)
+    asked.load_state_dict(state)
+    return asked
+
+
+def _stacked(parts: Sequence[Segments], data: Trajectories) -> Segments:
+    """Each part's segments in its own copy of the log."""
+    arrays = {
+        name: np.concatenate([getattr(p, name) for p in parts]) for name in ("labels", "weights", "returns", "costs")
+    }
+    arrays["starts"] = np.concatenate([p.starts + len(data) * copy for copy, p in enumerate(parts)])
+    arrays["episodes"] = np.concatenate([p.episodes + len(data.starts) * copy for copy, p in enumerate(parts)])
+    counts = {name: sum(getattr(p, name) for p in parts) for name in ("total", "too_short", "too_short_unsafe")}
+    return Segments(length=parts[0].length, cost_limit=max(p.cost_limit for p in parts), **arrays, **counts)
