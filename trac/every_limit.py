@@ -50,7 +50,7 @@ def with_limits(data: Trajectories, limits: Sequence[float], *, products: bool =
         columns = [data.observations, np.full((len(data), 1), z), *([z * data.observations] if products else [])]
         rows.append(np.concatenate(columns, axis=1, dtype=np.float32))
     names, copies = ("actions", "rewards", "costs", "terminals", "timeouts", "lengths"), len(limits)
-    arrays = {name: np.concatenate([getattr(data, name)] * copies) for name in names}
+    arrays: dict[str, Any] = {name: np.concatenate([getattr(data, name)] * copies) for name in names}
     starts = np.concatenate([data.starts + len(data) * copy for copy in range(copies)])
     return replace(data, observations=np.concatenate(rows), starts=starts, _next=None, **arrays)
 
