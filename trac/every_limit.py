@@ -82,6 +82,7 @@ def every_limit(
         >>> at_limit(policy, 15, (10, 20, 40)).act(data.observations[0]).shape
         (2,)
     """
+    scaled(0, limits)  # refuses limits that are none, before anything is done
     configs = [c.replace(cost_limit=float(max(limits))) for c in config_list(data, config, TracConfig)]
     if any(c.eval_episodes for c in configs):
         raise ConfigError("set eval_episodes=0: evaluate the policy at a limit, by trac.evaluate(at_limit(...), ...).")
@@ -112,9 +113,8 @@ def at_limit(policy: Policy, limit: float, limits: Sequence[float], *, products:
 
 def _stacked(parts: Sequence[Segments], data: Trajectories) -> Segments:
     """Each part's segments in its own copy of the log."""
-    arrays = {
-        name: np.concatenate([getattr(p, name) for p in parts]) for name in ("labels", "weights", "returns", "costs")
-    }
+    names = ("labels", "weights", "returns", "costs")
+    arrays: dict[str, Any] = {name: np.concatenate([getattr(p, name) for p in parts]) for name in names}
     arrays["starts"] = np.concatenate([p.starts + len(data) * copy for copy, p in enumerate(parts)])
     arrays["episodes"] = np.concatenate([p.episodes + len(data.starts) * copy for copy, p in enumerate(parts)])
     counts = {name: sum(getattr(p, name) for p in parts) for name in ("total", "too_short", "too_short_unsafe")}
