@@ -3,8 +3,8 @@
     python book/every_limit.py                               # book/results/every_limit.csv
 
 One row is one policy asked for one limit: the means of its 20 episodes. Runs whose rows are there are not run again.
-TraC and BC-Safe are trained for each limit, CDT and the others once. Where study_cost_limit.csv or
-quick_episodes.csv have a limit's runs with these settings, their scores are taken.
+TraC and BC-Safe are trained for each limit, CDT and the others once. Where study_cost_limit.csv, quick_episodes.csv or
+baselines_runs.csv have a limit's runs with these settings, their scores are taken.
 
 What was predicted before any of these runs (from the tables of the limits' study and from the form alone):
 
@@ -79,15 +79,16 @@ def one_run(task: str, method: str, seed: int, limits: tuple[float, ...]) -> pd.
 
 
 def known() -> pd.DataFrame:
-    """The runs of TraC and BC-Safe that other tables have: the same settings, updates and evaluation seeds."""
+    """The runs of TraC, BC-Safe and CDT in other tables: the same settings, updates and evaluation seeds."""
     study = pd.read_csv(RESULTS / "study_cost_limit.csv", comment="#")
     study = study[(study.model == "last") & (study.top == 0.5) & (study.bottom == 0)].assign(method="TraC")
     quick = pd.read_csv(RESULTS / "quick_episodes.csv", comment="#")
     quick = quick[quick.method.isin(["TraC", "BC-Safe"])]
     quick = quick.groupby(["task", "method", "seed", "cost_limit"], as_index=False)[SCORES].mean()
-    runs = pd.concat([study, quick]).rename(columns={"cost_limit": "limit"})
-    runs = runs[runs.limit.isin(LIMITS)].drop_duplicates(KEYS)
-    return runs[[*KEYS, *SCORES]].assign(train_seconds=float("nan")).reset_index(drop=True)
+    eight = pd.read_csv(RESULTS / "baselines_runs.csv", comment="#")
+    eight = eight[eight.method == "CDT"].drop(columns="train_seconds")
+    runs = pd.concat([study.drop(columns="train_seconds"), quick, eight]).rename(columns={"cost_limit": "limit"})
+    return runs[runs.limit.isin(LIMITS)][[*KEYS, *SCORES]]
 
 
 def main(
@@ -103,10 +104,9 @@ def main(
         jobs += [
             ((task, method, seed, limits), [{(task, method, seed, limit) for limit in limits}]) for limits in groups
         ]
-    table = read(path, KEYS)
-    if not len(table):
-        table = known()
-        write(table, path, COMMAND)
+    table = pd.concat([read(path, KEYS), known()]).drop_duplicates(KEYS)
+    table = table.sort_values(KEYS, ignore_index=True)
+    write(table, path, COMMAND)
     run_missing(one_run, jobs, {path: table}, KEYS, COMMAND, workers)
 
 
