@@ -99,6 +99,10 @@ def at_limit(policy: Policy, limit: float, limits: Sequence[float], *, products:
         policy: a run's `policy`, `reference` or `best`.
         limit: the limit to ask for [cost per episode], between the training limits or beyond them.
         limits: as in training; `products` too.
+
+    Example:
+        >>> at_limit(Policy(8, 2, hidden=(8,)), 15, (10, 20, 40)).obs_dim
+        7
     """
     z, settings = scaled(limit, limits), dict(policy.settings)
     settings["obs_dim"] = size = (policy.obs_dim - 1) // 2 if products else policy.obs_dim - 1
