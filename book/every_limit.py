@@ -20,6 +20,12 @@ What was predicted before any of these runs (from the tables of the limits' stud
 5. Three times as many updates (the budget of three policies) brings the slope nearer to TraC's for each limit; so do
    products of limit and observation. More training limits between 10 and 40 change little.
 6. CDT's cost follows its target better than the plain form does, and exceeds it more often.
+
+The plain form worked on BallCircle, so the three forms of 5 were not run. On BallRun the first seed broke both limits
+beyond the training limits: a cost of 19 at 5, and of 91 at 60. Predicted then, before any run of the second form:
+
+7. Trained for 5, 10, 20, 40 and 60, with as many updates, the policy is safe on BallRun at all seven limits and with all
+   seeds, for there is no beyond; at 60 it costs 20 to 50, like TraC trained for 60.
 """
 
 import time
@@ -37,15 +43,7 @@ from trac.baselines.cdt import CDTConfig, cdt
 from trac.every_limit import at_limit, every_limit
 
 LIMITS = (5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 60.0)  # asked for
-TRAINED = (10.0, 20.0, 40.0)
-DENSE = tuple(10 + 2.5 * i for i in range(13))
-# By name: training limits, updates over TraC's, and whether products of limit and observation are seen.
-FORMS = {
-    "plain": (TRAINED, 1, False),
-    "three times the updates": (TRAINED, 3, False),
-    "products": (TRAINED, 1, True),
-    "thirteen limits": (DENSE, 1, False),
-}
+FORMS = {"plain": (10.0, 20.0, 40.0), "from 5 to 60": (5.0, 10.0, 20.0, 40.0, 60.0)}  # their training limits
 COMMAND = "python book/every_limit.py"
 KEYS = ["task", "method", "seed", "limit"]
 
@@ -57,10 +55,8 @@ def one_run(task: str, method: str, seed: int, limits: tuple[float, ...]) -> pd.
     config = config.replace(segment_ratio=SEGMENT_RATIO[task])
     started = time.process_time()
     if method in FORMS:
-        trained, factor, products = FORMS[method]
-        config = config.replace(steps=factor * config.steps, bc_steps=factor * config.bc_steps)
-        policy = every_limit(data, config, trained, products=products, progress=False).policy
-        asked = {limit: at_limit(policy, limit, trained, products=products) for limit in limits}
+        policy = every_limit(data, config, FORMS[method], progress=False).policy
+        asked = {limit: at_limit(policy, limit, FORMS[method]) for limit in limits}
     elif method == "CDT":
         settings = CDTConfig(task=task, cost_limit=max(limits), seed=seed, steps=config.steps, eval_episodes=0)
         policy = cdt(data, settings, progress=False, device="cpu").policy
@@ -93,7 +89,7 @@ def known() -> pd.DataFrame:
 
 def main(
     tasks: tuple[str, ...] = ("BallCircle", "BallRun", "CarCircle"),
-    methods: tuple[str, ...] = ("plain", "TraC", "BC-Safe", "three times the updates", "products", "CDT"),
+    methods: tuple[str, ...] = ("plain", "from 5 to 60", "TraC", "BC-Safe", "CDT"),
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4),
     workers: int = 1,
 ) -> None:

@@ -13,19 +13,17 @@ from trac.policy import Policy
 LIMITS = (5, 8, 15)
 
 
-def observed(observations, limit, products):
-    """(o, z) or (o, z, z o), with z from -1 at the smallest limit to 1 at the largest."""
+def observed(observations, limit):
+    """(o, z), with z from -1 at the smallest limit to 1 at the largest."""
     z = (limit - (LIMITS[0] + LIMITS[-1]) / 2) / ((LIMITS[-1] - LIMITS[0]) / 2)
-    columns = [observations, np.full((len(observations), 1), z), *([z * observations] if products else [])]
-    return np.concatenate(columns, axis=1).astype(np.float32)
+    return np.concatenate([observations, np.full((len(observations), 1), z)], axis=1).astype(np.float32)
 
 
-@pytest.mark.parametrize("products", [False, True])
-def test_each_copy_of_the_log_holds_its_limit_and_nothing_else_changes(data, products):
-    stacked, size = with_limits(data, LIMITS, products=products), len(data)
+def test_each_copy_of_the_log_holds_its_limit_and_nothing_else_changes(data):
+    stacked, size = with_limits(data, LIMITS), len(data)
     for copy, limit in enumerate(LIMITS):
         rows = slice(copy * size, (copy + 1) * size)
-        np.testing.assert_allclose(stacked.observations[rows], observed(data.observations, limit, products), rtol=1e-6)
+        np.testing.assert_allclose(stacked.observations[rows], observed(data.observations, limit), rtol=1e-6)
         for name in ("actions", "rewards", "costs", "terminals", "timeouts"):
             np.testing.assert_array_equal(getattr(stacked, name)[rows], getattr(data, name))
     np.testing.assert_array_equal(stacked.returns, np.tile(data.returns, 3))
@@ -47,32 +45,28 @@ def test_each_copy_has_its_limits_labels(data, monkeypatch):
     assert seen["s"].total == sum(s.total for s in alone)
 
 
-@pytest.mark.parametrize("products", [False, True])
 @pytest.mark.parametrize("kind", ["deterministic", "gaussian"])
-def test_a_policy_at_a_limit_is_the_policy_that_sees_the_limit(products, kind):
+def test_a_policy_at_a_limit_is_the_policy_that_sees_the_limit(kind):
     observations = np.random.default_rng(0).standard_normal((50, 4)).astype(np.float32)
-    policy = Policy(9 if products else 5, 2, hidden=(16, 16), kind=kind).initialise(torch.Generator().manual_seed(0))
+    policy = Policy(5, 2, hidden=(16, 16), kind=kind).initialise(torch.Generator().manual_seed(0))
     before = {name: value.clone() for name, value in policy.state_dict().items()}
     for limit in (0, 5, 11, 15, 40):
-        asked = at_limit(policy, limit, LIMITS, products=products)
+        asked = at_limit(policy, limit, LIMITS)
         assert asked.obs_dim == 4
-        expected = policy.act(observed(observations, limit, products))
+        expected = policy.act(observed(observations, limit))
         np.testing.assert_allclose(asked.act(observations), expected, atol=1e-5)
     assert all(torch.equal(before[name], value) for name, value in policy.state_dict().items())
 
 
-@pytest.mark.parametrize("products", [False, True])
-def test_one_policy_takes_the_action_that_each_limit_allows(products):
+def test_one_policy_takes_the_action_that_each_limit_allows():
     # An episode's action is its return and, halved and shifted, its cost: the best safe action rises with the limit.
     arrays, actions = make_arrays(episodes=40, length=5), np.repeat(np.linspace(-0.9, 0.9, 40), 5)
     arrays |= dict(actions=np.stack([actions, actions], axis=1), rewards=actions, costs=1 + actions)
     log = from_arrays("mine", **arrays)
     options = dict(top=0.2, hidden=(32,), dropout=0.0, steps=600, bc_steps=300, lr_multiplier=1.0, eval_episodes=0)
     config = trac.TracConfig(task="mine", **options)
-    run = every_limit(log, config, (3, 9), products=products, progress=False)
-    low, middle, high = (
-        at_limit(run.policy, x, (3, 9), products=products).act(log.observations).mean() for x in (3, 6, 9)
-    )
+    run = every_limit(log, config, (3, 9), progress=False)
+    low, middle, high = (at_limit(run.policy, x, (3, 9)).act(log.observations).mean() for x in (3, 6, 9))
     assert low < middle - 0.2 < middle < high - 0.2
     assert run.record["algorithm"] == "every_limit" and run.config.cost_limit == 9
 

@@ -2,7 +2,7 @@
 
 The log is laid end to end with itself, once for each training limit; each copy's observations hold its limit, and
 each copy's segments have that limit's labels. What is trained then is an ordinary TraC, and at a fixed limit its policy
-is an ordinary `Policy`: the limit enters the first layer alone, where it can be added to weights and biases.
+is an ordinary `Policy`: the limit is a constant input then, and can be added to the first layer's biases.
 """
 
 from collections.abc import Sequence
@@ -31,36 +31,26 @@ def scaled(limit: float, limits: Sequence[float]) -> float:
     return float(2 * (limit - low) / (high - low) - 1)
 
 
-def with_limits(data: Trajectories, limits: Sequence[float], *, products: bool = False) -> Trajectories:
+def with_limits(data: Trajectories, limits: Sequence[float]) -> Trajectories:
     """The log once for each limit, end to end, without next_observations.
 
-    Args:
-        limits: training limits [cost per episode].
-        products: the observations hold their product with the scaled limit, too.
+    Each observation has its copy's scaled limit as one more number: (K N, obs_dim + 1) for K limits.
 
-    Returns:
-        Trajectories whose observations are (o, z), or (o, z, z o): (K N, obs_dim + 1) or (K N, 2 obs_dim + 1).
-
-    Example:
-        >>> with_limits(data, (10, 20, 40)).observations.shape
-        (193200, 8)
+    >>> with_limits(data, (10, 20, 40)).observations.shape
+    (193200, 8)
     """
-    rows = []
-    for z in (scaled(limit, limits) for limit in limits):
-        columns = [data.observations, np.full((len(data), 1), z), *([z * data.observations] if products else [])]
-        rows.append(np.concatenate(columns, axis=1, dtype=np.float32))
-    names, copies = ("actions", "rewards", "costs", "terminals", "timeouts", "lengths"), len(limits)
-    arrays: dict[str, Any] = {name: np.concatenate([getattr(data, name)] * copies) for name in names}
-    starts = np.concatenate([data.starts + len(data) * copy for copy in range(copies)])
-    return replace(data, observations=np.concatenate(rows), starts=starts, _next=None, **arrays)
+    columns = [np.full((len(data), 1), scaled(limit, limits), dtype=np.float32) for limit in limits]
+    observations = np.concatenate([np.concatenate([data.observations, z], axis=1) for z in columns])
+    starts = np.concatenate([data.starts + len(data) * copy for copy in range(len(limits))])
+    names = ("actions", "rewards", "costs", "terminals", "timeouts", "lengths")
+    arrays: dict[str, Any] = {name: np.concatenate([getattr(data, name)] * len(limits)) for name in names}
+    return replace(data, observations=observations, starts=starts, _next=None, **arrays)
 
 
 def every_limit(
     data: Trajectories,
     config: TracConfig | Sequence[TracConfig],
     limits: Sequence[float],
-    *,
-    products: bool = False,
     **options: Any,
 ) -> Run | list[Run]:
     """Train one policy for all limits; ask it for one with `at_limit`.
@@ -69,7 +59,6 @@ def every_limit(
         data: logged trajectories.
         config: one config, or a list, with eval_episodes=0; their cost_limit becomes the largest of `limits`.
         limits: training limits [cost per episode], at least two.
-        products: let the limit change the first layer's weights as well as its biases; see `with_limits`.
         options: as for `trac.train`.
 
     Raises:
@@ -86,30 +75,30 @@ def every_limit(
     configs = [c.replace(cost_limit=float(max(limits))) for c in config_list(data, config, TracConfig)]
     if any(c.eval_episodes for c in configs):
         raise ConfigError("set eval_episodes=0: evaluate the policy at a limit, by trac.evaluate(at_limit(...), ...).")
-    stacked = with_limits(data, limits, products=products)
+    stacked = with_limits(data, limits)
     segments = [_stacked([segments_of(data, c.replace(cost_limit=float(x))) for x in limits], data) for c in configs]
     options |= dict(algorithm="every_limit", single=isinstance(config, TracConfig))
     return train_on(stacked, configs, segments, **options)
 
 
-def at_limit(policy: Policy, limit: float, limits: Sequence[float], *, products: bool = False) -> Policy:
+def at_limit(policy: Policy, limit: float, limits: Sequence[float]) -> Policy:
     """The policy that `every_limit` trained, asked for one limit: a `Policy` of the task's own observations.
 
     Args:
         policy: a run's `policy`, `reference` or `best`.
-        limit: the limit to ask for [cost per episode], between the training limits or beyond them.
-        limits: as in training; `products` too.
+        limit: the limit to ask for [cost per episode]. Beyond the training limits the policy may do anything: see the
+            book's appendix M.
+        limits: the training limits.
 
     Example:
         >>> at_limit(Policy(8, 2, hidden=(8,)), 15, (10, 20, 40)).obs_dim
         7
     """
-    z, settings = scaled(limit, limits), dict(policy.settings)
-    settings["obs_dim"] = size = (policy.obs_dim - 1) // 2 if products else policy.obs_dim - 1
-    state = policy.state_dict()
+    settings, state = dict(policy.settings), policy.state_dict()
+    settings["obs_dim"] -= 1
     weight = state["layers.0.weight"]
-    state["layers.0.weight"] = weight[:, :size] + (z * weight[:, size + 1 :] if products else 0)
-    state["layers.0.bias"] = state["layers.0.bias"] + z * weight[:, size]
+    state["layers.0.weight"] = weight[:, :-1]
+    state["layers.0.bias"] = state["layers.0.bias"] + scaled(limit, limits) * weight[:, -1]
     asked = Policy(**settings)
     asked.load_state_dict(state)
     return asked
