@@ -24,8 +24,8 @@ What was predicted before any of these runs (from the tables of the limits' stud
 The plain form worked on BallCircle, so the three forms of 5 were not run. On BallRun the first seed broke both limits
 beyond the training limits: a cost of 19 at 5, and of 91 at 60. Predicted then, before any run of the second form:
 
-7. Trained for 5, 10, 20, 40 and 60, with as many updates, the policy is safe on BallRun at all seven limits and with all
-   seeds, for there is no beyond; at 60 it costs 20 to 50, like TraC trained for 60.
+7. Trained for 5, 10, 20, 40 and 60, with as many updates, the policy is safe on BallRun at all seven limits and with
+   all seeds, for there is no beyond; at 60 it costs 20 to 50, like TraC trained for 60.
 """
 
 import time
