@@ -26,6 +26,16 @@ beyond the training limits: a cost of 19 at 5, and of 91 at 60. Predicted then, 
 
 7. Trained for 5, 10, 20, 40 and 60, with as many updates, the policy is safe on BallRun at all seven limits and with
    all seeds, for there is no beyond; at 60 it costs 20 to 50, like TraC trained for 60.
+
+That was false: one or two training limits were broken by each of the first three seeds, and 10 by one of the plain
+form. The reason that was found: the loss gives the undesirable class η times the weight of the desirable one in the
+whole batch. Alone each limit has that; together the tight limits have most of the undesirable segments and few
+desirable ones, so that they are pushed too hard, and the loose ones too little. Weights can make up for it. One run
+with them, of the seed that broke 10, kept it. Predicted then, before the five seeds:
+
+8. Balanced, the policy is safe on BallRun at 10, 20, 40 and between with all seeds, and still not beyond. Balanced and
+   trained for 5 to 60, it is safe at all seven limits on all tasks, but for at most 5 of the 35 runs of CarCircle;
+   the slopes are those of the plain form on BallCircle, and about half of BC-Safe's on CarCircle.
 """
 
 import time
@@ -43,7 +53,14 @@ from trac.baselines.cdt import CDTConfig, cdt
 from trac.every_limit import at_limit, every_limit
 
 LIMITS = (5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 60.0)  # asked for
-FORMS = {"plain": (10.0, 20.0, 40.0), "from 5 to 60": (5.0, 10.0, 20.0, 40.0, 60.0)}  # their training limits
+FIVE = (5.0, 10.0, 20.0, 40.0, 60.0)
+# By name: the training limits, and whether η holds at each of them.
+FORMS = {
+    "plain": ((10.0, 20.0, 40.0), False),
+    "from 5 to 60": (FIVE, False),
+    "balanced": ((10.0, 20.0, 40.0), True),
+    "balanced, from 5 to 60": (FIVE, True),
+}
 COMMAND = "python book/every_limit.py"
 KEYS = ["task", "method", "seed", "limit"]
 
@@ -55,8 +72,9 @@ def one_run(task: str, method: str, seed: int, limits: tuple[float, ...]) -> pd.
     config = config.replace(segment_ratio=SEGMENT_RATIO[task])
     started = time.process_time()
     if method in FORMS:
-        policy = every_limit(data, config, FORMS[method], progress=False).policy
-        asked = {limit: at_limit(policy, limit, FORMS[method]) for limit in limits}
+        trained, balanced = FORMS[method]
+        policy = every_limit(data, config, trained, balanced=balanced, progress=False).policy
+        asked = {limit: at_limit(policy, limit, trained) for limit in limits}
     elif method == "CDT":
         settings = CDTConfig(task=task, cost_limit=max(limits), seed=seed, steps=config.steps, eval_episodes=0)
         policy = cdt(data, settings, progress=False, device="cpu").policy
@@ -89,7 +107,7 @@ def known() -> pd.DataFrame:
 
 def main(
     tasks: tuple[str, ...] = ("BallCircle", "BallRun", "CarCircle"),
-    methods: tuple[str, ...] = ("plain", "from 5 to 60", "TraC", "BC-Safe", "CDT"),
+    methods: tuple[str, ...] = (*FORMS, "TraC", "BC-Safe", "CDT"),
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4),
     workers: int = 1,
 ) -> None:

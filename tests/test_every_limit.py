@@ -34,7 +34,7 @@ def test_each_copy_has_its_limits_labels(data, monkeypatch):
     seen = {}
     monkeypatch.setattr("trac.every_limit.train_on", lambda stacked, configs, segments, **_: seen.update(s=segments[0]))
     config = trac.TracConfig(segment_ratio=0.5, bottom=0.2, eval_episodes=0)
-    every_limit(data, config, LIMITS)
+    every_limit(data, config, LIMITS, balanced=False)
     alone = [segments_of(data, config.replace(cost_limit=float(limit))) for limit in LIMITS]
     of = np.split(np.arange(len(seen["s"])), np.cumsum([len(s) for s in alone])[:-1])
     for copy, (rows, segments) in enumerate(zip(of, alone, strict=True)):
@@ -43,6 +43,25 @@ def test_each_copy_has_its_limits_labels(data, monkeypatch):
         for name in ("labels", "weights", "returns", "costs"):
             np.testing.assert_array_equal(getattr(seen["s"], name)[rows], getattr(segments, name))
     assert seen["s"].total == sum(s.total for s in alone)
+
+
+def test_balanced_each_limits_classes_weigh_against_each_other_as_when_trained_alone(data, monkeypatch):
+    seen = []
+    monkeypatch.setattr("trac.every_limit.train_on", lambda stacked, configs, segments, **_: seen.append(segments[0]))
+    config = trac.TracConfig(segment_ratio=0.5, bottom=0.2, eval_episodes=0)
+    for balanced in (False, True):
+        every_limit(data, config, LIMITS, balanced=balanced)
+    plain, made = seen
+    copy = made.starts // len(data)
+    desirable = made.labels == 1
+    np.testing.assert_array_equal(made.weights[desirable], plain.weights[desirable])
+    whole = desirable.sum() / (~desirable).sum()
+    for number, limit in enumerate(LIMITS):
+        alone = segments_of(data, config.replace(cost_limit=float(limit)))
+        # What the undesirable class weighs: the loss's ratio times the sum of its weights.
+        expected = alone.labels.sum() / (1 - alone.labels).sum() * alone.weights[alone.labels == 0].sum()
+        got = whole * made.weights[(copy == number) & ~desirable].sum()
+        np.testing.assert_allclose(got, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["deterministic", "gaussian"])

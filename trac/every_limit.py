@@ -51,6 +51,8 @@ def every_limit(
     data: Trajectories,
     config: TracConfig | Sequence[TracConfig],
     limits: Sequence[float],
+    *,
+    balanced: bool = True,
     **options: Any,
 ) -> Run | list[Run]:
     """Train one policy for all limits; ask it for one with `at_limit`.
@@ -59,6 +61,8 @@ def every_limit(
         data: logged trajectories.
         config: one config, or a list, with eval_episodes=0; their cost_limit becomes the largest of `limits`.
         limits: training limits [cost per episode], at least two.
+        balanced: η holds at each limit. The loss sets the classes' sizes against each other in the whole batch, where
+            the tight limits have most of the undesirable segments; weights make up for that. Else they stay as they are.
         options: as for `trac.train`.
 
     Raises:
@@ -76,7 +80,8 @@ def every_limit(
     if any(c.eval_episodes for c in configs):
         raise ConfigError("set eval_episodes=0: evaluate the policy at a limit, by trac.evaluate(at_limit(...), ...).")
     stacked = with_limits(data, limits)
-    segments = [_stacked([segments_of(data, c.replace(cost_limit=float(x))) for x in limits], data) for c in configs]
+    parts = [[segments_of(data, c.replace(cost_limit=float(limit))) for limit in limits] for c in configs]
+    segments = [_stacked(data, part, balanced) for part in parts]
     options |= dict(algorithm="every_limit", single=isinstance(config, TracConfig))
     return train_on(stacked, configs, segments, **options)
 
@@ -104,11 +109,18 @@ def at_limit(policy: Policy, limit: float, limits: Sequence[float]) -> Policy:
     return asked
 
 
-def _stacked(parts: Sequence[Segments], data: Trajectories) -> Segments:
+def _stacked(data: Trajectories, parts: Sequence[Segments], balanced: bool) -> Segments:
     """Each part's segments in its own copy of the log."""
     names = ("labels", "weights", "returns", "costs")
     arrays: dict[str, Any] = {name: np.concatenate([getattr(p, name) for p in parts]) for name in names}
     arrays["starts"] = np.concatenate([p.starts + len(data) * copy for copy, p in enumerate(parts)])
     arrays["episodes"] = np.concatenate([p.episodes + len(data.starts) * copy for copy, p in enumerate(parts)])
     counts = {name: sum(getattr(p, name) for p in parts) for name in ("total", "too_short", "too_short_unsafe")}
+    if balanced:
+        odds = [float(p.labels.sum() / (1 - p.labels).sum()) for p in parts]
+        whole = float(arrays["labels"].sum() / (1 - arrays["labels"]).sum())
+        factors = np.concatenate(
+            [np.full(len(p), ratio / whole, np.float32) for p, ratio in zip(parts, odds, strict=True)]
+        )
+        arrays["weights"] = np.where(arrays["labels"] == 1, arrays["weights"], arrays["weights"] * factors)
     return Segments(length=parts[0].length, cost_limit=max(p.cost_limit for p in parts), **arrays, **counts)
