@@ -61,8 +61,8 @@ def every_limit(
         data: logged trajectories.
         config: one config, or a list, with eval_episodes=0; their cost_limit becomes the largest of `limits`.
         limits: training limits [cost per episode], at least two.
-        balanced: η holds at each limit. The loss sets the classes' sizes against each other in the whole batch, where
-            the tight limits have most of the undesirable segments; weights make up for that. Else they stay as they are.
+        balanced: let η hold at each limit. The loss sets the classes' sizes against each other in the whole batch,
+            where the tight limits have most of the undesirable segments; weights make up for that.
         options: as for `trac.train`.
 
     Raises:
