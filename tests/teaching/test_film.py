@@ -40,3 +40,10 @@ def test_each_animation_has_one_value_for_each_drawn_step_and_ends_as_the_still(
 def test_tasks_without_a_plan_view_are_refused() -> None:
     with pytest.raises(ValueError, match="CarGoal1: films are of"):
         film({"x": Straight()}, task="CarGoal1", cost_limit=20, seed=3)
+
+
+def test_each_policy_is_held_to_its_own_limit() -> None:
+    policies, limits = {"a": Straight(), "b": Straight()}, {"a": 20, "b": 1000}
+    drawing = ElementTree.fromstring(film(policies, task="BallCircle", cost_limit=limits, seed=3))
+    first, second = (text.text or "" for text in drawing.iter(f"{SVG}text"))
+    assert first.endswith("of 20, over the limit") and second.endswith("of 1000")

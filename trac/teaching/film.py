@@ -14,7 +14,13 @@ _MARGIN = 1.5  # around what happens [m]
 
 
 def film(
-    policies: Mapping[str, Any], *, task: str, cost_limit: float, seed: int, seconds: float = 8, width: int = 640
+    policies: Mapping[str, Any],
+    *,
+    task: str,
+    cost_limit: float | Mapping[str, float],
+    seed: int,
+    seconds: float = 8,
+    width: int = 640,
 ) -> str:
     """Policies in the simulator, each for one episode from the same start: an animated drawing (SVG).
 
@@ -24,6 +30,7 @@ def film(
 
     Args:
         policies: name -> anything that `trac.evaluate` takes.
+        cost_limit: one for all, or by name.
         seed: of the start state.
         seconds: the time that the episode takes; its end stays for a quarter more.
         width: of the drawing [pixels].
@@ -38,6 +45,7 @@ def film(
     """
     if not policies:
         raise ValueError("a film needs a policy.")
+    limits = cost_limit if isinstance(cost_limit, Mapping) else dict.fromkeys(policies, cost_limit)
     episodes = {name: _episode(policy, task, seed) for name, policy in policies.items()}
     circle = task.endswith("Circle")
     simulator = episodes[next(iter(episodes))][2]
@@ -53,7 +61,7 @@ def film(
     bar = 34  # height of name and bar, below each view
     rows = -(-len(episodes) // columns)
     height = rows * (view[1] + bar + 10) - 10
-    most = max([cost_limit, *(costs.sum() for _, costs, _ in episodes.values())])
+    most = max([*limits.values(), *(costs.sum() for _, costs, _ in episodes.values())])
     parts = []
     for place, (name, (positions, costs, _)) in enumerate(episodes.items()):
         points = (positions - [low[0], high[1]]) * [scale, -scale]
@@ -62,7 +70,7 @@ def film(
         parts.append(f'<g transform="translate({corner[0]:.0f} {corner[1]:.0f})">')
         parts += _ground(circle, zero, edge * scale, view, simulator.get("radius", 0) * scale)
         parts += _path(points, costs, seconds)
-        parts += _bar(name, costs, cost_limit, most, view, seconds)
+        parts += _bar(name, costs, limits[name], most, view, seconds)
         parts.append("</g>")
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height:.0f}" width="{width}" '
