@@ -65,3 +65,10 @@ def test_an_episode_of_known_positions_is_drawn_to_scale() -> None:
 def test_a_film_without_a_policy_is_refused() -> None:
     with pytest.raises(ValueError, match="needs a policy"):
         film({}, task="BallCircle", cost_limit=20, seed=3)
+
+
+def test_each_policy_is_held_to_its_own_limit() -> None:
+    policies, limits = {"a": Straight(), "b": Straight()}, {"a": 20, "b": 1000}
+    drawing = ElementTree.fromstring(film(policies, task="BallCircle", cost_limit=limits, seed=3))
+    first, second = (text.text or "" for text in drawing.iter(f"{SVG}text"))
+    assert first.endswith("of 20, over the limit") and second.endswith("of 1000")

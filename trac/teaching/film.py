@@ -20,7 +20,7 @@ def film(
     policies: Mapping[str, Any],
     *,
     task: str,
-    cost_limit: float,
+    cost_limit: float | Mapping[str, float],
     seed: int,
     seconds: float = 8,
     width: int = 640,
@@ -34,6 +34,7 @@ def film(
 
     Args:
         policies: name -> anything that `trac.evaluate` takes.
+        cost_limit: one for all, or by name.
         seed: of the start state.
         seconds: the time that the episode takes; its end stays for a quarter more.
         width: of the drawing [pixels].
@@ -51,7 +52,14 @@ def film(
     return draw(episodes, task=task, cost_limit=cost_limit, seconds=seconds, width=width)
 
 
-def draw(episodes: Mapping[str, Episode], *, task: str, cost_limit: float, seconds: float = 8, width: int = 640) -> str:
+def draw(
+    episodes: Mapping[str, Episode],
+    *,
+    task: str,
+    cost_limit: float | Mapping[str, float],
+    seconds: float = 8,
+    width: int = 640,
+) -> str:
     """The film of episodes whose positions are known, as those of a log: see `film`.
 
     >>> still = np.zeros((9, 2)), np.zeros(8)
@@ -60,6 +68,7 @@ def draw(episodes: Mapping[str, Episode], *, task: str, cost_limit: float, secon
     """
     if not episodes:
         raise ValueError("a film needs a policy.")
+    limits = cost_limit if isinstance(cost_limit, Mapping) else dict.fromkeys(episodes, cost_limit)
     simulator = measures(task)
     circle = task.endswith("Circle")
     everywhere = np.concatenate([positions for positions, _ in episodes.values()])
@@ -74,7 +83,7 @@ def draw(episodes: Mapping[str, Episode], *, task: str, cost_limit: float, secon
     bar = 34  # height of name and bar, below each view
     rows = -(-len(episodes) // columns)
     height = rows * (view[1] + bar + 10) - 10
-    most = max([cost_limit, *(costs.sum() for _, costs in episodes.values())])
+    most = max([*limits.values(), *(costs.sum() for _, costs in episodes.values())])
     parts = []
     for place, (name, (positions, costs)) in enumerate(episodes.items()):
         points = (positions - [low[0], high[1]]) * [scale, -scale]
@@ -83,7 +92,7 @@ def draw(episodes: Mapping[str, Episode], *, task: str, cost_limit: float, secon
         parts.append(f'<g transform="translate({corner[0]:.0f} {corner[1]:.0f})">')
         parts += _ground(circle, zero, edge * scale, view, simulator.get("radius", 0) * scale)
         parts += _path(points, costs, seconds)
-        parts += _bar(name, costs, cost_limit, most, view, seconds)
+        parts += _bar(name, costs, limits[name], most, view, seconds)
         parts.append("</g>")
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height:.0f}" width="{width}" '
