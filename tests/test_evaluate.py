@@ -247,10 +247,10 @@ class Env(gymnasium.Env):
     policy = trac.policy.Policy(1, 1, hidden=(4,))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # both episodes are the same
-        assert trac.evaluate(policy, **one, workers=2).summary()["reward"] == 1
+        assert trac.evaluate(policy, **one, workers=2).summary()["normalized_reward"] == 1
         module.write_text("REWARD = 20.0" + text)
         importlib.reload(walled)
-        found = [trac.evaluate(policy, **one, workers=workers).summary()["reward"] for workers in (None, 1, 2)]
+        found = [trac.evaluate(policy, **one, workers=workers).summary()["normalized_reward"] for workers in (None, 1, 2)]
     assert found == [20, 20, 20]
 
 

@@ -125,7 +125,7 @@ class TracConfig(Settings):
     dropout: Dropout = 0.25  # probability of dropping a hidden unit while training
     # optimisation
     batch_size: Count = 16  # segments per update
-    learning_rate: PositiveShare = 1e-3  # of Adam in the first phase
+    learning_rate: Positive = 1e-3  # of Adam in the first phase
     bc_steps: CountOrZero = 2_000  # updates of the first phase; 0: π_ref is untrained; as many as steps: cloning alone
     steps: Count = 4_000  # updates in all, cloning included
     warmup_steps: CountOrZero = 200  # updates of linear warm-up in the second phase, which may end within it
