@@ -250,7 +250,9 @@ class Env(gymnasium.Env):
         assert trac.evaluate(policy, **one, workers=2).summary()["normalized_reward"] == 1
         module.write_text("REWARD = 20.0" + text)
         importlib.reload(walled)
-        found = [trac.evaluate(policy, **one, workers=workers).summary()["normalized_reward"] for workers in (None, 1, 2)]
+        found = [
+            trac.evaluate(policy, **one, workers=workers).summary()["normalized_reward"] for workers in (None, 1, 2)
+        ]
     assert found == [20, 20, 20]
 
 

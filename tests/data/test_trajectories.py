@@ -312,7 +312,7 @@ def test_swapped_observations_of_a_file_are_told_when_they_are_read(tmp_path):
 
 def test_a_range_that_is_not_the_returns_is_told(arrays):
     for wrong in ((1000, 2000), (0, 1)):
-        with pytest.warns(UserWarning, match="range for own is"):
+        with pytest.warns(UserWarning, match="and reward_range is"):
             from_arrays("own", **arrays, reward_range=wrong)
 
 

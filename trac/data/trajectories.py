@@ -302,10 +302,10 @@ def _signs(data: Trajectories) -> Iterator[str]:
         yield from _order(data, data._next)
     returns, (low, high) = data.returns, data.reward_range
     if returns.max() < low or returns.min() > high or not low - (high - low) <= returns.mean() <= high + (high - low):
-        whose = "DSRL's" if data.task in TASKS else "reward_range"
+        scale = f"DSRL's range for {data.task}" if data.task in TASKS else "reward_range"
         yield (
-            f"the returns lie in [{returns.min():g}, {returns.max():g}], and {whose} range for {data.task} is "
-            f"[{low:g}, {high:g}]. Check the task, the range and the scale of the rewards."
+            f"the returns lie in [{returns.min():g}, {returns.max():g}], and {scale} is [{low:g}, {high:g}]. Check "
+            f"the task, the range and the scale of the rewards."
         )
     if data.task not in TASKS:
         return

@@ -30,7 +30,6 @@ def as_log(cmdp: CMDP, states: np.ndarray, actions: np.ndarray) -> Trajectories:
         costs=cmdp.costs[states, actions].ravel(),
         terminals=np.zeros(states.size),
         timeouts=ends.ravel(),
-        reward_range=(0, 1),  # no score of such a log is normalised
     )
 
 
