@@ -30,8 +30,8 @@ beyond the training limits: a cost of 19 at 5, and of 91 at 60. Predicted then, 
 That was false: one or two training limits were broken by each of the first three seeds, and 10 by one of the plain
 form. The reason that was found: the loss gives the undesirable class η times the weight of the desirable one in the
 whole batch. Alone each limit has that; together the tight limits have most of the undesirable segments and few
-desirable ones, so that they are pushed too hard, and the loose ones too little. Weights can make up for it. One run
-with them, of the seed that broke 10, kept it. Predicted then, before the five seeds:
+desirable ones, so that they are pushed too hard, and the loose ones too little. Weights can make up for it. Pilot runs
+with them were made of two seeds, and the seed that broke 10 kept it. Predicted then, before the five seeds:
 
 8. Balanced, the policy is safe on BallRun at 10, 20, 40 and between with all seeds, and still not beyond. Balanced and
    trained for 5 to 60, it is safe at all seven limits on all tasks, but for at most 5 of the 35 runs of CarCircle;
