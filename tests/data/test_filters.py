@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import trac
-from trac.data import trajectories
+from trac.data import hdf5
 from trac.data.filters import FilterError, filtered
 from trac.data.trajectories import KEYS, from_arrays
 
@@ -97,7 +97,7 @@ def test_the_seed_decides_and_the_data_stays(data):
 
 
 def test_load_applies_them(tmp_path, data):
-    trajectories.write(tmp_path / "made_up.hdf5", data)
+    hdf5.write(tmp_path / "made_up.hdf5", data)
     thin = trac.load(tmp_path / "made_up.hdf5", filters=dict(density=0.5, **BINS))
     assert len(thin.starts) < EPISODES and thin.next_observations.shape == thin.observations.shape
 
@@ -120,6 +120,6 @@ def test_load_applies_them(tmp_path, data):
     ],
 )
 def test_what_cannot_be_done_is_refused(tmp_path, data, filters, message):
-    trajectories.write(tmp_path / "made_up.hdf5", data)
+    hdf5.write(tmp_path / "made_up.hdf5", data)
     with pytest.raises((FilterError, TypeError), match=message):
         trac.load(tmp_path / "made_up.hdf5", filters=filters)

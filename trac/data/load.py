@@ -7,9 +7,10 @@ from typing import Any
 
 from trac.data.download import fetch
 from trac.data.filters import filtered
+from trac.data.hdf5 import read
 from trac.data.packaged import find, packaged
 from trac.data.tasks import TASKS, get_task
-from trac.data.trajectories import DatasetError, Trajectories, read
+from trac.data.trajectories import DatasetError, Trajectories
 
 
 def load(
