@@ -107,6 +107,7 @@ def test_load_applies_them(tmp_path, data):
     [
         (dict(densty=0.5), "unexpected keyword argument 'densty'"),
         (dict(density=1.5), "density=1.5"),
+        (dict(max_npb=3), "max_npb=3 and min_npb=2 remove no episode: they are for density= below 1, which is missing"),
         (dict(density=0.5, cbins=0), "cbins, rbins and max_npb must be at least 1"),
         (dict(density=0.5, min_npb=400, max_npb=400), "leave no episode"),
         (dict(outliers_percent=0.1), "needs a cost_limit"),

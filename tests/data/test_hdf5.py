@@ -339,6 +339,24 @@ def test_a_compact_file_has_the_last_observations_only(tmp_path, arrays):
         read(path, "BallCircle")
 
 
+@pytest.mark.parametrize("compact", [False, True])
+def test_the_range_of_a_task_of_ones_own_comes_back(tmp_path, arrays, compact):
+    path = tmp_path / "a.hdf5"
+    write(path, from_arrays("own", **arrays, reward_range=(0, 50)), compact=compact)
+    assert read(path, "own").reward_range == (0, 50) == trac.load("own", path).reward_range
+    assert read(path, "own", reward_range=(0, 40)).reward_range == (0, 40)
+    assert read(path, "BallCircle").reward_range == (TASKS["BallCircle"].min_return, TASKS["BallCircle"].max_return)
+    for wrong in ((1, 1), (0, np.nan), (1, 2, 3), "wide"):
+        with h5py.File(path, "a") as file:
+            file.attrs["reward_range"] = wrong
+        with pytest.raises(DatasetError, match=r"a\.hdf5: its attribute reward_range=.* must be the \(lowest, highest"):
+            read(path, "own")
+        assert read(path, "own", reward_range=(0, 40)).reward_range == (0, 40)
+    write(path, from_arrays("BallCircle", **arrays))
+    with h5py.File(path) as file:
+        assert "reward_range" not in file.attrs
+
+
 def test_next_observations_that_are_not_the_next_rows_are_kept(tmp_path, arrays):
     path = tmp_path / "data.hdf5"
     data = from_arrays("BallCircle", **arrays | {"next_observations": arrays["observations"] + 1})

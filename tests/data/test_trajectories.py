@@ -5,10 +5,14 @@ import numpy as np
 import pytest
 
 import trac
+from trac.baselines import sac_lag
 from trac.baselines.bc import bc_safe
 from trac.baselines.cpq import CPQConfig, cpq
+from trac.data.filters import filtered
+from trac.data.hdf5 import read, write
 from trac.data.tasks import TASKS, UnknownTask
-from trac.data.trajectories import KEYS, DatasetError, from_arrays
+from trac.data.trajectories import KEYS, DatasetError, from_arrays, sums_so_far
+from trac.ope import fitted_q, importance_sampling
 
 
 def test_episodes_returns_and_costs_by_hand():
@@ -138,6 +142,16 @@ def test_costs_that_are_sums_so_far_are_told(arrays):
             from_arrays("own", **arrays | {"costs": costs})
 
 
+def in_every_third(change):
+    """The costs with every third of the episodes of 100 steps changed."""
+
+    def changed(costs):
+        third = np.repeat(np.arange(len(costs) // 100) % 3 == 0, 100)
+        return np.where(third, change(costs), costs)
+
+    return changed
+
+
 def so_far(costs):
     return np.cumsum(costs.reshape(-1, 100), axis=1).ravel()
 
@@ -166,6 +180,15 @@ def to_go(costs):
         ),
         (dict(costs=lambda a: to_go(a["costs"])), "costs fall within episodes and never rise"),
         (dict(costs=lambda a: np.where(a["timeouts"], 0, so_far(a["costs"]))), "costs rise within episodes and never"),
+        (
+            dict(costs=lambda a: in_every_third(so_far)(a["costs"])),
+            "in 193 of 588 episodes with costs, these rise again and again and never fall, as sums of the costs so far",
+        ),
+        (dict(costs=lambda a: in_every_third(to_go)(a["costs"])), "these fall again and again and never rise, as sums"),
+        (
+            dict(timeouts=lambda a: 0 * a["timeouts"], terminals=lambda a: np.arange(64400) % 10 == 9),
+            "the longest episode has 10 steps, .* BallRun have 100",
+        ),
         (dict(costs=lambda a: np.repeat(to_go(a["costs"])[::100], 100)), "costs are the same within each episode"),
         (
             dict(observations=lambda a: a["next_observations"], next_observations=lambda a: a["observations"]),
@@ -183,6 +206,57 @@ def test_a_log_that_is_hardly_what_it_was_meant_to_be_is_told(change, message):
         from_arrays("BallRun", **arrays)
     with pytest.warns(UserWarning, match=message):
         from_arrays("BallRun", **arrays | {name: make(arrays) for name, make in change.items()})
+
+
+def test_costs_of_each_step_that_rise_for_a_while_are_not_taken_for_sums(arrays):
+    """Speeds above a limit, distances to an obstacle in whole numbers, and episodes of three steps."""
+    arrays.pop("next_observations")
+    time, first = np.tile(np.arange(20.0), 12), np.arange(240) < 40
+    speeding, near = np.maximum(np.sqrt(time) - 2, 0), np.maximum(time - 16, 0)
+    short = dict(costs=np.tile([1.0, 2.0, 4.0], 80), timeouts=np.tile([0, 0, 1], 80))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for costs in (speeding, near):
+            from_arrays("own", **arrays | {"costs": np.where(first, costs, arrays["costs"])})
+        assert not sums_so_far(short["costs"], np.full(80, 3)).any()
+
+
+def test_few_short_episodes_that_ended_early_are_not_called_pieces():
+    data = trac.load("HopperVelocity")
+    short = data.lengths < 500
+    rows = np.repeat(short, data.lengths)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        from_arrays("HopperVelocity", **{name: getattr(data, name)[rows] for name in KEYS})
+
+
+def test_observations_that_were_changed_without_the_next_ones_are_refused(tmp_path, arrays):
+    write(tmp_path / "a.hdf5", from_arrays("BallCircle", **arrays))
+    lazy = read(tmp_path / "a.hdf5", "BallCircle")
+    assert lazy.next_observations is lazy.next_observations
+    policy = trac.policy.Policy(8, 2, hidden=(8,))
+    for data in (from_arrays("BallCircle", **arrays), lazy):
+        data.check_next()
+        data.observations[:] -= 1
+        for use in (
+            lambda data: cpq(data, CPQConfig(cost_limit=5, eval_episodes=0)),
+            lambda data: fitted_q(data, policy, updates=1),
+            lambda data: filtered(data, noise_scale=0.1),
+            lambda data: write(tmp_path / "b.hdf5", data),
+            lambda data: sac_lag.fill(None, data),
+        ):
+            with pytest.raises(DatasetError, match="observations were changed in place, and next_observations were"):
+                use(data)
+        trac.partition(data, cost_limit=5)  # reads neither
+        data.next_observations[:] -= 1
+        data.check_next()
+
+
+def test_the_range_of_a_known_task_is_dsrls(data):
+    for changes in (dict(task="CarRun"), dict(reward_range=(0, 1))):
+        with pytest.raises(DatasetError, match=r"reward_range is .*, and DSRL's for (CarRun|BallCircle) is .*from_arr"):
+            dataclasses.replace(data, **changes)
+    assert dataclasses.replace(data, task="mine").reward_range == data.reward_range
 
 
 def test_a_range_that_is_not_the_returns_is_told(arrays):
@@ -206,6 +280,14 @@ def test_arrays_changed_in_place_are_checked_before_they_are_used(data):
             use(data, config.replace(cost_limit=5, eval_episodes=0))
     with pytest.raises(DatasetError, match="costs must be 0 or more; the smallest is -1"):
         trac.partition(data, cost_limit=5)
+    for use in (
+        lambda: fitted_q(data, trac.policy.Policy(8, 2, hidden=(8,)), updates=1),
+        lambda: importance_sampling(data, np.zeros(len(data))),
+        lambda: filtered(data, noise_scale=0.1),
+        lambda: sac_lag.fill(None, data),
+    ):
+        with pytest.raises(DatasetError, match="costs must be 0 or more; the smallest is -1"):
+            use()
 
 
 def test_an_unknown_task_names_the_nearest():

@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 
 from trac.data.files import atomic, fingerprint
-from trac.data.tasks import TASKS
+from trac.data.tasks import TASKS, own_task
 from trac.data.trajectories import KEYS, DatasetError, Trajectories, _check_finite, _check_next, _checked, _order
 
 _OTHERS_NAMES = {"terminals": "terminations", "timeouts": "truncations"}  # Gymnasium's and Minari's
@@ -27,8 +27,9 @@ class DatasetUnavailable(DatasetError):
 
 
 def read(path: str | os.PathLike[str], task: str, reward_range: tuple[float, float] | None = None) -> Trajectories:
-    """Read a file in DSRL's HDF5 form (flat arrays, see KEYS and FINAL); `reward_range` as in `from_arrays`.
+    """Read a file in DSRL's HDF5 form (flat arrays, see KEYS and FINAL).
 
+    `reward_range` is as in `from_arrays`, and by default what `write` noted in the file, if it did.
     The file may lack next_observations, which some methods do without.
 
     Raises:
@@ -48,6 +49,12 @@ def read(path: str | os.PathLike[str], task: str, reward_range: tuple[float, flo
         written = written.decode(errors="replace") if isinstance(written, bytes) else str(written)
         if written != task and {written, task} <= TASKS.keys():
             raise DatasetError(f"{path}: it says that it is a log of {written}. Load it under that name.")
+        if reward_range is None and task not in TASKS and "reward_range" in file.attrs:
+            try:
+                known = own_task(task, file.attrs["reward_range"])
+            except ValueError as error:
+                raise DatasetError(f"{path}: its attribute {error} Pass the right one as reward_range.") from error
+            reward_range = (known.min_return, known.max_return)
         arrays = {key: _array(file, key, path) for key in KEYS if key != "next_observations"}
         final = _array(file, FINAL, path) if FINAL in file else None
         if final is not None and "next_observations" in file:
@@ -87,13 +94,16 @@ def write(
 ) -> None:
     """Write DSRL's HDF5 form, float32 and compressed, to a temporary name and rename it.
 
-    `attrs` are stored as text attributes of the file (how the data was made). `compact` writes FINAL in place of
+    `attrs` are stored as text attributes of the file (how the data was made), and so are the task and the reward range
+    of a task of one's own. `compact` writes FINAL in place of
     next_observations, if these can be had back from it: a file of half the size, which only `read` reads.
 
     >>> write(folder / "log.hdf5", data, attrs={"made_by": "an example"})
     >>> trac.load("BallRun", folder / "log.hdf5")
     Trajectories(BallRun: 644 episodes, 64400 transitions)
     """
+    data.check()
+    data.check_next()
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic(path) as temporary, h5py.File(temporary, "w") as file:
@@ -107,6 +117,8 @@ def write(
         for key, array in arrays.items():
             values = np.asarray(array, dtype=np.float32)
             file.create_dataset(key, data=values, compression="gzip", compression_opts=9, shuffle=True)
+        if data.task not in TASKS and data.reward_range[0] < data.reward_range[1]:
+            file.attrs["reward_range"] = data.reward_range
         file.attrs.update({"task": data.task, **(attrs or {})})
 
 

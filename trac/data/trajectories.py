@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from trac.data.files import fingerprint
 from trac.data.tasks import TASKS, check_name, own_task
 
 KEYS = ("observations", "next_observations", "actions", "rewards", "costs", "terminals", "timeouts")
@@ -32,8 +33,8 @@ class Trajectories:
         timeouts: (N,) bool.
         starts: (E,) int64, first transition of each episode.
         lengths: (E,) int64, number of steps of each episode.
-        reward_range: (lowest, highest) episode return, normalised reward 0 and 1. `dataclasses.replace` keeps it where
-            rewards change: give a new one, too.
+        reward_range: (lowest, highest) episode return, normalised reward 0 and 1; DSRL's for the tasks in `trac.TASKS`.
+            `dataclasses.replace` keeps it where rewards change: give a new one, too.
 
     Example:
         >>> data
@@ -54,11 +55,14 @@ class Trajectories:
     reward_range: tuple[float, float]
     # (N, obs_dim) float32, or what reads them when they are first asked for.
     _next: "np.ndarray | Callable[[Trajectories], np.ndarray] | None" = field(default=None, repr=False)
+    # Of observations and next_observations, when both were there.
+    _seen: tuple[str, str] | None = field(default=None, init=False, repr=False)
     where: InitVar[str] = ""  # how errors call the source
 
     def __post_init__(self, where: str) -> None:
         # Here, so that dataclasses.replace() is checked, too.
         self.check(where)
+        self._see()
         for sign in _signs(self):
             warnings.warn(f"{where or self.task}: {sign}", stacklevel=4)
 
@@ -102,6 +106,30 @@ class Trajectories:
                 f"{where}: episode {self.lengths.argmax()} has {longest} steps, and those of {self.task} have at most "
                 f"{most}. Mark the ends that are missing as timeouts, or name the task otherwise."
             )
+        if self.task in TASKS and tuple(self.reward_range) != (theirs := _range_of(self.task)):
+            raise DatasetError(
+                f"{where}: reward_range is {tuple(self.reward_range)}, and DSRL's for {self.task} is {theirs}. Make "
+                f"the trajectories by from_arrays, which gives them DSRL's, or name the task otherwise."
+            )
+
+    def check_next(self) -> None:
+        """Raise DatasetError where observations were changed in place, and next_observations, which are there, not.
+
+        Done before a method reads next_observations. Of a file they are compared when they are read.
+
+        >>> data.check_next()
+        """
+        if self._seen and isinstance(self._next, np.ndarray):
+            before, before_next = self._seen
+            if fingerprint(self.observations) != before and fingerprint(self._next) == before_next:
+                raise DatasetError(
+                    f"{self.task}: observations were changed in place, and next_observations were not. Change both "
+                    f"alike, or make the trajectories by from_arrays with both."
+                )
+
+    def _see(self) -> None:
+        if isinstance(self._next, np.ndarray):
+            object.__setattr__(self, "_seen", (fingerprint(self.observations), fingerprint(self._next)))
 
     def __len__(self) -> int:
         """Number of transitions N."""
@@ -126,7 +154,9 @@ class Trajectories:
         if self._next is None:
             raise DatasetError(f"{self.task}: these trajectories have no next_observations, which the method reads.")
         values = self._next if isinstance(self._next, np.ndarray) else self._next(self)
-        object.__setattr__(self, "_next", values)
+        if values is not self._next:
+            object.__setattr__(self, "_next", values)
+            self._see()
         return values
 
     def __repr__(self) -> str:
@@ -237,7 +267,7 @@ def _checked(
         arrays = {key: value[:n] for key, value in arrays.items()}
         upcoming = None if upcoming is None else upcoming[:n]
     if task in TASKS:
-        reward_range = (TASKS[task].min_return, TASKS[task].max_return)
+        reward_range = _range_of(task)
     elif reward_range is None:
         returns = np.add.reduceat(arrays["rewards"].astype(np.float64), starts)
         reward_range = (float(returns.min()), float(returns.max()))
@@ -252,12 +282,24 @@ def _signs(data: Trajectories) -> Iterator[str]:
     changes[data.starts] = 0
     before_last = changes.copy()
     before_last[data.starts + data.lengths - 1] = 0  # a sum so far may begin anew there
-    for signs, what in (
-        (before_last, "rise within episodes and never fall, as sums of the costs so far do"),
-        (-changes, "fall within episodes and never rise, as sums of the costs to come do"),
+    costly = np.count_nonzero(data.episode_costs)
+    for signs, found, rise, fall, what in (
+        (before_last, sums_so_far(data.costs, data.lengths), "rise", "fall", "as sums of the costs so far do"),
+        (
+            -changes,
+            sums_so_far(data.costs[::-1], data.lengths[::-1]),
+            "fall",
+            "rise",
+            "as sums of the costs to come do",
+        ),
     ):
         if (signs >= 0).all() and np.add.reduceat(signs > 0, data.starts, dtype=int).max() > 1:
-            yield f"costs {what}. They must be each step's own."
+            yield f"costs {rise} within episodes and never {fall}, {what}. They must be each step's own."
+        elif found.sum() > 0.1 * costly:
+            yield (
+                f"in {found.sum()} of {costly} episodes with costs, these {rise} again and again and never {fall}, "
+                f"{what}. They must be each step's own."
+            )
     if not changes.any() and data.lengths.min() > 1 and len(np.unique(data.costs)) > 2:
         yield "costs are the same within each episode, as its total at every step is. They must be each step's own."
     for key, values in (("observations", data.observations), ("rewards", data.rewards[:, None])):
@@ -287,11 +329,38 @@ def _signs(data: Trajectories) -> Iterator[str]:
     task, longest = TASKS[data.task], int(data.lengths.max())
     if not data.costs.any():
         yield "no step costs anything. Check that the costs were logged."
-    if not data.terminals.any() and 2 * longest < task.max_episode_steps:
+    alike = len(data.lengths) >= 10 and 2 * np.count_nonzero(data.lengths == longest) > len(data.lengths)
+    if 2 * longest < task.max_episode_steps and (alike or not data.terminals.any()):
         yield (
             f"the longest episode has {longest} steps, and those of {task.name} have {task.max_episode_steps}. The "
             f"cost limit is for whole episodes: if these are pieces, mark only the episodes' ends."
         )
+
+
+def sums_so_far(costs: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """(E,) bool: the episodes whose costs (N,) look like sums so far, and not like each step's own.
+
+    Before the last step they never fall, and three times or more they rise from above 0, either after they stood still
+    or by as much as at the step before. A cost of 0 or 1 a step never does so.
+
+    >>> sums_so_far(np.array([0, 1, 1, 2, 3, 4, 0, 0, 1, 1, 0, 1]), np.array([6, 6]))
+    array([ True, False])
+    """
+    ends = np.cumsum(lengths)
+    starts = ends - lengths
+    changes = np.diff(costs, prepend=0)
+    changes[starts] = costs[starts]
+    changes[ends - 1] = 0
+    before, cost_before = np.roll(changes, 1), np.roll(costs, 1)
+    again = (changes > 0) & (cost_before > 0) & ((before == 0) | (before == changes))
+    again[starts] = False
+    rises, falls = (np.add.reduceat(steps, starts, dtype=int) for steps in (again, changes < 0))
+    found: np.ndarray = (rises >= 3) & (falls == 0)
+    return found
+
+
+def _range_of(task: str) -> tuple[float, float]:
+    return TASKS[task].min_return, TASKS[task].max_return
 
 
 def _order(data: Trajectories, upcoming: Any) -> Iterator[str]:
