@@ -343,7 +343,7 @@ def sums_so_far(costs: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     Before the last step they never fall, and three times or more they rise from above 0, either after they stood still
     or by as much as at the step before. A cost of 0 or 1 a step never does so.
 
-    >>> sums_so_far(np.array([0, 1, 1, 2, 3, 4, 0, 0, 1, 1, 0, 1]), np.array([6, 6]))
+    >>> sums_so_far(np.array([0, 1, 1, 2, 3, 4, 5, 0, 1, 1, 0, 1]), np.array([7, 5]))
     array([ True, False])
     """
     ends = np.cumsum(lengths)
