@@ -26,7 +26,8 @@ import trac
 from trac.core.learner import TracLearner
 from trac.core.run import processor
 from trac.data.files import write_file
-from trac.data.trajectories import from_arrays, read
+from trac.data.hdf5 import read
+from trac.data.trajectories import from_arrays
 from trac.partition import partition, segments_of
 
 EPISODES, STEPS, OBS_DIM, ACT_DIM = 2_000, 1_000, 60, 2

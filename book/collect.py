@@ -31,8 +31,9 @@ from trac import envs
 from trac.baselines.online import PIController, stable_baselines3
 from trac.baselines.recorder import Episode, Recorder, relabel
 from trac.data.files import atomic
+from trac.data.hdf5 import write
 from trac.data.tasks import TASKS
-from trac.data.trajectories import KEYS, Trajectories, from_arrays, write
+from trac.data.trajectories import KEYS, Trajectories, from_arrays
 from trac.teaching.coverage import coverage
 
 PACKAGED = ("BallRun", "BallCircle", "CarCircle")  # the wheel has these: at full precision, with all seven arrays

@@ -19,7 +19,7 @@ from tables import RESULTS, write
 
 import trac
 from trac import envs
-from trac.data import trajectories
+from trac.data import hdf5
 from trac.data.trajectories import KEYS, Trajectories, from_arrays
 
 CONFIG = dict(batch_size=8, hidden=(32, 32), bc_steps=20, steps=40, warmup_steps=5, log_every=10)
@@ -94,7 +94,7 @@ def try_task(task: str) -> dict[str, object]:
     except envs.MissingSimulator as error:
         data, row["made"] = made_up(task), f"no: {error.__cause__}"
     with tempfile.TemporaryDirectory() as folder:
-        trajectories.write(Path(folder, known.file), data)
+        hdf5.write(Path(folder, known.file), data)
         loaded = trac.load(task, Path(folder, known.file))
     row["loaded"] = "yes" if np.array_equal(loaded.observations, data.observations) else "no: not what was written"
     row["data"] = "random actions" if row["made"] == "yes" else "made up"

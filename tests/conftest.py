@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from trac.data import trajectories
+from trac.data import hdf5, trajectories
 
 # The networks here are tiny: a second thread only waits, and waits long on a busy machine.
 torch.set_num_threads(1)
@@ -55,7 +55,7 @@ def stand_in(path, task="CarRun", episodes=651, largest_cost=40.0, dims=(7, 2)):
         terminals=np.zeros(n),
         timeouts=np.tile([0, 1], episodes),
     )
-    trajectories.write(path, data)
+    hdf5.write(path, data)
     return path.read_bytes()
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import trac
 from trac import __main__ as cli
 from trac.config import ConfigError
-from trac.data import trajectories
+from trac.data import hdf5, trajectories
 from trac.data.tasks import UnknownTask
 from trac.experiments import reproduce
 
@@ -24,7 +24,7 @@ def run(*arguments):
 
 
 def test_train_saves_a_run_that_can_be_read(tmp_path, data):
-    trajectories.write(tmp_path / "data.hdf5", data)
+    hdf5.write(tmp_path / "data.hdf5", data)
     short = "--cost-limit 8 --steps 20 --bc-steps 10 --hidden 16 --eval-episodes 0 --seed 3".split()
     result = run("train", "--source", str(tmp_path / "data.hdf5"), "--out", str(tmp_path / "run"), *short)
     assert result.returncode == 0, result.stderr
@@ -49,7 +49,7 @@ def test_errors_are_one_line_without_a_traceback_in_the_words_of_the_command(tmp
 
 
 def test_ctrl_c_says_how_to_go_on_and_resume_goes_on(tmp_path, data):
-    trajectories.write(tmp_path / "data.hdf5", data)
+    hdf5.write(tmp_path / "data.hdf5", data)
     settings = "--cost-limit 8 --steps 1500 --bc-steps 10 --hidden 64 --eval-episodes 0 --log-every 10".split()
     command = [sys.executable, "-m", "trac", "train", "--source", str(tmp_path / "data.hdf5"), *settings]
     command += ["--out", str(tmp_path / "run")]
@@ -66,7 +66,7 @@ def test_ctrl_c_says_how_to_go_on_and_resume_goes_on(tmp_path, data):
 
 
 def test_the_task_is_the_files_where_the_command_line_does_not_say(tmp_path, data):
-    trajectories.write(tmp_path / "SafetyBallRun-v0-80-940.hdf5", data)
+    hdf5.write(tmp_path / "SafetyBallRun-v0-80-940.hdf5", data)
     source = ["--source", str(tmp_path / "SafetyBallRun-v0-80-940.hdf5"), "--out", str(tmp_path / "run")]
     # The file says what it is, and has the eight numbers of BallCircle's observation.
     result = run("train", *source)

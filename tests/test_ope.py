@@ -171,6 +171,9 @@ def test_a_policy_of_another_shape_is_refused():
         fitted_q(log_of(episodes=5), Wide())
     with pytest.raises(ValueError, match="not finite"):
         fitted_q(log_of(episodes=5), Table(np.nan, 0))
+    for action in (2, -2):
+        with pytest.raises(ValueError, match=r"policy.act gave an action of 2: let it act in \[-1, 1\]"):
+            fitted_q(log_of(episodes=5), Table(action, action))
 
 
 def test_what_is_no_ratio_is_refused():

@@ -11,7 +11,7 @@ from baseline_cases import METHODS, TRAIN, small
 import trac
 from trac.__main__ import main
 from trac.config import ConfigError
-from trac.data import trajectories
+from trac.data.hdf5 import write
 from trac.data.tasks import UnknownTask
 from trac.data.trajectories import DatasetError, from_arrays
 from trac.envs import MissingSimulator, OptionError
@@ -53,7 +53,7 @@ def collect(episodes=30):
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
     path = tmp_path_factory.mktemp("data") / "pendulum.hdf5"
-    trajectories.write(path, from_arrays("pendulum", **collect()))
+    write(path, from_arrays("pendulum", **collect()))
     return path
 
 

@@ -54,8 +54,9 @@ def fitted_q(
         Expected return and cost of an episode, the mean over the first observations of the log's.
 
     Raises:
-        ValueError: a setting is out of range; the policy's actions are not finite or not of the data's shape.
-        DatasetError: the data has no next_observations.
+        ValueError: a setting is out of range; the policy's actions are not finite, not of the data's shape or beyond
+            [-1, 1].
+        DatasetError: the data has no next_observations, or was changed in place to what cannot be used.
         ConfigError: there is no such device.
 
     Example:
@@ -66,6 +67,8 @@ def fitted_q(
     """
     if not (0 < gamma <= 1 and 0 < tau <= 1 and updates >= 1 and batch_size >= 1):
         raise ValueError(f"{gamma=} and {tau=} must lie in (0, 1], {updates=} and {batch_size=} be 1 or more.")
+    data.check()
+    data.check_next()
     where, horizon = find_device(device), int(data.lengths.max())
     ages = np.arange(len(data)) - np.repeat(data.starts, data.lengths)
     tensor = partial(torch.as_tensor, dtype=torch.float32, device=where)
@@ -75,6 +78,8 @@ def fitted_q(
         actions = np.concatenate([policy.act(part) for part in parts])
         if actions.shape != (wanted := (len(observations), data.actions.shape[1])) or not np.isfinite(actions).all():
             raise ValueError(f"policy.act gave shape {actions.shape} for {wanted}, or numbers that are not finite.")
+        if (largest := np.abs(actions).max()) > 1 + 1e-4:
+            raise ValueError(f"policy.act gave an action of {largest:g}: let it act in [-1, 1], as the log's do.")
         return np.column_stack([observations, actions, ages])
 
     pairs = np.column_stack([data.observations, data.actions, ages])
@@ -125,12 +130,14 @@ def importance_sampling(
 
     Raises:
         ValueError: log_ratio has another shape or is not finite; gamma is out of range.
+        DatasetError: the data was changed in place to what cannot be used.
 
     Example:
         >>> _, cost, sizes = importance_sampling(data, np.zeros(len(data)))  # the log's own policy
         >>> round(cost, 3), round(float(sizes[-1]))
         (32.974, 644)
     """
+    data.check()
     ratio = np.asarray(log_ratio, dtype=np.float64)
     if ratio.shape != (len(data),) or not np.isfinite(ratio).all():
         raise ValueError(f"log_ratio has shape {ratio.shape}: pass {len(data)} finite numbers, one a transition.")

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import tables
 
+from trac.data.hdf5 import FINAL, read
 from trac.data.packaged import REPOSITORY, find, packaged
 from trac.data.tasks import get_task
-from trac.data.trajectories import FINAL, KEYS, read
+from trac.data.trajectories import KEYS
 from trac.teaching.coverage import DSRL_FRONTIER, coverage
 
 LOGS = [task for task in collect.SETTINGS if find(task)]

@@ -12,8 +12,9 @@ from conftest import stand_in
 
 import trac
 from trac.data import download, trajectories
+from trac.data.hdf5 import DatasetUnavailable
 from trac.data.tasks import TASKS
-from trac.data.trajectories import DatasetError, DatasetUnavailable
+from trac.data.trajectories import DatasetError
 
 TASK = "CarRun"  # SafetyCarRun-v0-40-651.hdf5: 651 episodes, the costliest 40
 NAME = TASKS[TASK].file

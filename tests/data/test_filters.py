@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import trac
-from trac.data import trajectories
+from trac.data import hdf5
 from trac.data.filters import FilterError, filtered
 from trac.data.trajectories import KEYS, from_arrays
 
@@ -97,7 +97,7 @@ def test_the_seed_decides_and_the_data_stays(data):
 
 
 def test_load_applies_them(tmp_path, data):
-    trajectories.write(tmp_path / "made_up.hdf5", data)
+    hdf5.write(tmp_path / "made_up.hdf5", data)
     thin = trac.load(tmp_path / "made_up.hdf5", filters=dict(density=0.5, **BINS))
     assert len(thin.starts) < EPISODES and thin.next_observations.shape == thin.observations.shape
 
@@ -107,6 +107,7 @@ def test_load_applies_them(tmp_path, data):
     [
         (dict(densty=0.5), "unexpected keyword argument 'densty'"),
         (dict(density=1.5), "density=1.5"),
+        (dict(max_npb=3), "max_npb=3 and min_npb=2 remove no episode: they are for density= below 1, which is missing"),
         (dict(density=0.5, cbins=0), "cbins, rbins and max_npb must be at least 1"),
         (dict(density=0.5, min_npb=400, max_npb=400), "leave no episode"),
         (dict(outliers_percent=0.1), "needs a cost_limit"),
@@ -120,6 +121,6 @@ def test_load_applies_them(tmp_path, data):
     ],
 )
 def test_what_cannot_be_done_is_refused(tmp_path, data, filters, message):
-    trajectories.write(tmp_path / "made_up.hdf5", data)
+    hdf5.write(tmp_path / "made_up.hdf5", data)
     with pytest.raises((FilterError, TypeError), match=message):
         trac.load(tmp_path / "made_up.hdf5", filters=filters)

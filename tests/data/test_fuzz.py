@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 READER = """
 import resource, signal, sys, warnings
-from trac.data.trajectories import DatasetError, read
+from trac.data.hdf5 import read
+from trac.data.trajectories import DatasetError
 
 warnings.simplefilter("ignore")
 resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))  # [bytes]

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
 from trac.config import ConfigError
-from trac.data.trajectories import KEYS, DatasetError, from_arrays, read
+from trac.data.hdf5 import read
+from trac.data.trajectories import KEYS, DatasetError, from_arrays
 from trac.partition import PartitionError, partition
 
 # The same examples every time, so that a failure is seen by whoever looks next.

@@ -1,29 +1,18 @@
 import dataclasses
-import errno
-import os
-import subprocess
-import sys
-import tempfile
 import warnings
 
-import h5py
 import numpy as np
 import pytest
-from conftest import make_arrays
 
 import trac
+from trac.baselines import sac_lag
 from trac.baselines.bc import bc_safe
 from trac.baselines.cpq import CPQConfig, cpq
-from trac.data import packaged, trajectories
+from trac.data.filters import filtered
+from trac.data.hdf5 import read, write
 from trac.data.tasks import TASKS, UnknownTask
-from trac.data.trajectories import DatasetError, DatasetUnavailable, from_arrays, read, write
-
-
-def write_raw(path, arrays):
-    with h5py.File(path, "w") as file:
-        for key, value in arrays.items():
-            file[key] = value
-    return path
+from trac.data.trajectories import KEYS, DatasetError, from_arrays, sums_so_far
+from trac.ope import fitted_q, importance_sampling
 
 
 def test_episodes_returns_and_costs_by_hand():
@@ -38,17 +27,6 @@ def test_episodes_returns_and_costs_by_hand():
     )
     assert data.starts.tolist() == [0, 2] and data.lengths.tolist() == [2, 3]
     assert data.returns.tolist() == [3, 12] and data.episode_costs.tolist() == [1, 2]
-
-
-def test_a_file_comes_back_as_it_was(tmp_path, data):
-    path = tmp_path / "new" / "data.hdf5"
-    write(path, data, {"made_by": "a test"})
-    again = read(path, "BallCircle")
-    for name in (*trajectories.KEYS, "starts", "lengths", "returns", "episode_costs"):
-        np.testing.assert_array_equal(getattr(again, name), getattr(data, name))
-    assert [p.name for p in path.parent.iterdir()] == ["data.hdf5"]
-    with h5py.File(path) as file:
-        assert file.attrs["made_by"] == "a test" and file["terminals"].dtype == np.float32
 
 
 def test_columns_of_shape_n_1_are_read(arrays):
@@ -116,100 +94,10 @@ def test_bad_arrays_are_refused_with_the_reason(arrays, change, message):
         from_arrays("BallCircle", **arrays)
 
 
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda path, arrays: None, "no such file"),
-        (lambda path, arrays: path.write_bytes(b""), "the file is empty"),
-        (lambda path, arrays: path.write_bytes(b"PK not an HDF5 file" * 99), "not a readable HDF5 file"),
-        (lambda path, arrays: truncate(write_raw(path, arrays)), "truncated"),
-        (lambda path, arrays: write_raw(path, drop(arrays, "costs")), r"the keys \['costs'\] are missing"),
-        (
-            lambda path, arrays: write_raw(path, arrays | {"costs": np.array(["a"] * 240, object)}),
-            "costs is not a plain",
-        ),
-        (lambda path, arrays: write_raw(path, arrays | {"costs": h5py.ExternalLink("x", "y")}), "costs"),
-        (
-            lambda path, arrays: write_raw(path, arrays | {"next_observations": h5py.ExternalLink("x", "y")}),
-            "next_observations is not a plain",
-        ),
-        (
-            lambda path, arrays: write_raw(path, arrays | {"next_observations": np.array([["a"] * 8] * 240, object)}),
-            "next_observations is not a plain",
-        ),
-        (
-            lambda path, arrays: write_raw(path, arrays | {"next_observations": np.zeros((9, 8))}),
-            "next_observations has",
-        ),
-    ],
-)
-def test_bad_files_are_refused_with_the_reason(tmp_path, arrays, make, message):
-    path = tmp_path / "bad.hdf5"
-    make(path, arrays)
-    with pytest.raises(DatasetError, match=message) as error:
-        trac.load("BallCircle", path)
-    assert "bad.hdf5" in str(error.value)
-
-
-def truncate(path):
-    path.write_bytes(path.read_bytes()[:-3000])
-
-
-def drop(arrays, key):
-    return {name: value for name, value in arrays.items() if name != key}
-
-
-def test_next_observations_are_read_when_asked_for(tmp_path, arrays):
-    path = write_raw(tmp_path / "a.hdf5", arrays)
-    data = read(path, "BallCircle")
-    np.testing.assert_allclose(data.next_observations, arrays["next_observations"])
-    arrays.pop("next_observations")
-    with pytest.raises(DatasetError, match="BallCircle: these trajectories have no next_observations"):
-        _ = from_arrays("BallCircle", **arrays).next_observations
-
-
-def test_next_observations_come_from_the_file_that_was_read(tmp_path, arrays, monkeypatch):
-    path = write_raw(tmp_path / "a.hdf5", arrays)
-    monkeypatch.chdir(tmp_path)
-    data = read("a.hdf5", "BallCircle")
-    monkeypatch.chdir("/")
-    np.testing.assert_allclose(data.next_observations, arrays["next_observations"])
-    shorter = {name: values[:120] for name, values in arrays.items()}
-    for other in (arrays | {"next_observations": arrays["observations"]}, shorter):
-        data = read(path, "BallCircle")
-        write_raw(path, other)
-        with pytest.raises(DatasetError, match=r"a\.hdf5: the file has changed since .* Load it again"):
-            _ = data.next_observations
-    # Neither size nor time tells these two apart.
-    data, before = read(path, "BallCircle"), path.stat()
-    write_raw(path, shorter | {"rewards": shorter["rewards"] + 1})
-    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert path.stat().st_size == before.st_size
-    with pytest.raises(DatasetError, match="the file has changed"):
-        _ = data.next_observations
-
-
-def test_a_file_without_next_observations_is_read_and_written(tmp_path, arrays):
-    path = write_raw(tmp_path / "a.hdf5", drop(arrays, "next_observations"))
-    data = read(path, "BallCircle")
-    write(tmp_path / "b.hdf5", data)
-    np.testing.assert_array_equal(read(tmp_path / "b.hdf5", "BallCircle").rewards, data.rewards)
-    with pytest.raises(DatasetError, match="have no next_observations, which the method reads"):
-        _ = data.next_observations
-
-
-def test_rows_that_were_never_written_are_told(tmp_path, arrays):
-    path = write_raw(tmp_path / "a.hdf5", drop(arrays, "costs"))
-    with h5py.File(path, "a") as file:
-        file.create_dataset("costs", shape=(240,), dtype="f4", chunks=(50,))[:100] = arrays["costs"][:100]
-    with pytest.warns(UserWarning, match="a.hdf5: part of costs was never written, and is read as 0."):
-        assert read(path, "BallCircle").costs[150:].sum() == 0
-
-
 def test_the_callers_arrays_are_copied(arrays):
     arrays = {key: np.asarray(value, dtype=np.float32) for key, value in arrays.items()}
     data = from_arrays("BallCircle", **arrays)
-    for key in trajectories.KEYS:
+    for key in KEYS:
         before = getattr(data, key).copy()
         arrays[key][...] = 7
         np.testing.assert_array_equal(getattr(data, key), before)
@@ -254,6 +142,16 @@ def test_costs_that_are_sums_so_far_are_told(arrays):
             from_arrays("own", **arrays | {"costs": costs})
 
 
+def in_every_third(change):
+    """The costs with every third of the episodes of 100 steps changed."""
+
+    def changed(costs):
+        third = np.repeat(np.arange(len(costs) // 100) % 3 == 0, 100)
+        return np.where(third, change(costs), costs)
+
+    return changed
+
+
 def so_far(costs):
     return np.cumsum(costs.reshape(-1, 100), axis=1).ravel()
 
@@ -282,6 +180,15 @@ def to_go(costs):
         ),
         (dict(costs=lambda a: to_go(a["costs"])), "costs fall within episodes and never rise"),
         (dict(costs=lambda a: np.where(a["timeouts"], 0, so_far(a["costs"]))), "costs rise within episodes and never"),
+        (
+            dict(costs=lambda a: in_every_third(so_far)(a["costs"])),
+            "in 193 of 588 episodes with costs, these rise again and again and never fall, as sums of the costs so far",
+        ),
+        (dict(costs=lambda a: in_every_third(to_go)(a["costs"])), "these fall again and again and never rise, as sums"),
+        (
+            dict(timeouts=lambda a: 0 * a["timeouts"], terminals=lambda a: np.arange(64400) % 10 == 9),
+            "the longest episode has 10 steps, .* BallRun have 100",
+        ),
         (dict(costs=lambda a: np.repeat(to_go(a["costs"])[::100], 100)), "costs are the same within each episode"),
         (
             dict(observations=lambda a: a["next_observations"], next_observations=lambda a: a["observations"]),
@@ -293,7 +200,7 @@ def to_go(costs):
 )
 def test_a_log_that_is_hardly_what_it_was_meant_to_be_is_told(change, message):
     data = trac.load("BallRun")
-    arrays = {name: getattr(data, name) for name in trajectories.KEYS}
+    arrays = {name: getattr(data, name) for name in KEYS}
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         from_arrays("BallRun", **arrays)
@@ -301,54 +208,61 @@ def test_a_log_that_is_hardly_what_it_was_meant_to_be_is_told(change, message):
         from_arrays("BallRun", **arrays | {name: make(arrays) for name, make in change.items()})
 
 
-def test_swapped_observations_of_a_file_are_told_when_they_are_read(tmp_path):
-    data = trac.load("BallRun")
-    arrays = {name: getattr(data, name) for name in trajectories.KEYS}
-    arrays |= dict(observations=arrays["next_observations"], next_observations=arrays["observations"])
-    path = write_raw(tmp_path / "a.hdf5", arrays)
-    with pytest.warns(UserWarning, match=r"a\.hdf5: next_observations are not the observations"):
-        read(path, "BallRun")
+def test_costs_of_each_step_that_rise_for_a_while_are_not_taken_for_sums(arrays):
+    """Speeds above a limit, distances to an obstacle in whole numbers, and episodes of three steps."""
+    arrays.pop("next_observations")
+    time, first = np.tile(np.arange(20.0), 12), np.arange(240) < 40
+    speeding, near = np.maximum(np.sqrt(time) - 2, 0), np.maximum(time - 16, 0)
+    short = dict(costs=np.tile([1.0, 2.0, 4.0], 80), timeouts=np.tile([0, 0, 1], 80))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for costs in (speeding, near):
+            from_arrays("own", **arrays | {"costs": np.where(first, costs, arrays["costs"])})
+        assert not sums_so_far(short["costs"], np.full(80, 3)).any()
+
+
+def test_few_short_episodes_that_ended_early_are_not_called_pieces():
+    data = trac.load("HopperVelocity")
+    short = data.lengths < 500
+    rows = np.repeat(short, data.lengths)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        from_arrays("HopperVelocity", **{name: getattr(data, name)[rows] for name in KEYS})
+
+
+def test_observations_that_were_changed_without_the_next_ones_are_refused(tmp_path, arrays):
+    write(tmp_path / "a.hdf5", from_arrays("BallCircle", **arrays))
+    lazy = read(tmp_path / "a.hdf5", "BallCircle")
+    assert lazy.next_observations is lazy.next_observations
+    policy = trac.policy.Policy(8, 2, hidden=(8,))
+    for data in (from_arrays("BallCircle", **arrays), lazy):
+        data.check_next()
+        data.observations[:] -= 1
+        for use in (
+            lambda data: cpq(data, CPQConfig(cost_limit=5, eval_episodes=0)),
+            lambda data: fitted_q(data, policy, updates=1),
+            lambda data: filtered(data, noise_scale=0.1),
+            lambda data: write(tmp_path / "b.hdf5", data),
+            lambda data: sac_lag.fill(None, data),
+        ):
+            with pytest.raises(DatasetError, match="observations were changed in place, and next_observations were"):
+                use(data)
+        trac.partition(data, cost_limit=5)  # reads neither
+        data.next_observations[:] -= 1
+        data.check_next()
+
+
+def test_the_range_of_a_known_task_is_dsrls(data):
+    for changes in (dict(task="CarRun"), dict(reward_range=(0, 1))):
+        with pytest.raises(DatasetError, match=r"reward_range is .*, and DSRL's for (CarRun|BallCircle) is .*from_arr"):
+            dataclasses.replace(data, **changes)
+    assert dataclasses.replace(data, task="mine").reward_range == data.reward_range
 
 
 def test_a_range_that_is_not_the_returns_is_told(arrays):
     for wrong in ((1000, 2000), (0, 1)):
         with pytest.warns(UserWarning, match="and reward_range is"):
             from_arrays("own", **arrays, reward_range=wrong)
-
-
-def test_a_whole_array_that_was_never_written_is_told(tmp_path, arrays):
-    path = write_raw(tmp_path / "a.hdf5", drop(arrays, "costs"))
-    with h5py.File(path, "a") as file:
-        file.create_dataset("costs", shape=(240,), dtype="f4")
-    with pytest.warns(UserWarning, match="a.hdf5: part of costs was never written, and is read as 0."):
-        read(path, "own")
-
-
-def test_a_task_written_as_bytes_is_read(tmp_path):
-    write(tmp_path / "a.hdf5", trac.load("BallRun"))
-    with h5py.File(tmp_path / "a.hdf5", "a") as file:
-        file.attrs["task"] = np.bytes_("BallRun")
-    with pytest.raises(DatasetError, match="it says that it is a log of BallRun"):
-        read(tmp_path / "a.hdf5", "BallCircle")
-
-
-def test_ends_that_do_not_agree_with_next_observations_are_told(tmp_path):
-    data = trac.load("BallRun")
-    arrays = {name: getattr(data, name) for name in trajectories.KEYS} | {"timeouts": np.zeros(len(data), dtype=bool)}
-    for ends, messages in (
-        (np.s_[198::100], ["in 643 of 63756 rows within episodes, first in row 99", "at 642 of 642 ends"]),  # early
-        (np.s_[100::100], ["in 643 of 63658 rows within episodes, first in row 99", "at 642 of 642 ends"]),  # late
-        (np.s_[199::200], ["in 322 of 64078 rows within episodes, first in row 99"]),  # every second one is lost
-    ):
-        arrays["timeouts"] = np.zeros(len(data), dtype=bool)
-        arrays["timeouts"][ends] = True
-        path = write_raw(tmp_path / "a.hdf5", arrays)
-        for load in (lambda path=path: read(path, "own"), lambda: from_arrays("own", **arrays)):
-            with warnings.catch_warnings(record=True) as told:
-                warnings.simplefilter("always")
-                load()
-            told = [str(w.message) for w in told if "next_obs" in str(w.message)]
-            assert len(told) == len(messages) and all(m in t for m, t in zip(messages, told, strict=True)), told
 
 
 def test_single_wrong_next_observations_are_told_after_a_replacement_too():
@@ -366,196 +280,14 @@ def test_arrays_changed_in_place_are_checked_before_they_are_used(data):
             use(data, config.replace(cost_limit=5, eval_episodes=0))
     with pytest.raises(DatasetError, match="costs must be 0 or more; the smallest is -1"):
         trac.partition(data, cost_limit=5)
-
-
-def test_next_observations_of_other_rows_are_refused(tmp_path):
-    write(tmp_path / "a.hdf5", trac.load("BallRun"))
-    data = read(tmp_path / "a.hdf5", "BallRun")
-    rows = np.repeat(np.arange(644) != 560, data.lengths)
-    arrays = {name: getattr(data, name)[rows] for name in trajectories.KEYS if name != "next_observations"}
-    lengths = np.delete(data.lengths, 560)
-    fewer = dataclasses.replace(data, **arrays, lengths=lengths, starts=np.cumsum(lengths) - lengths)
-    with pytest.raises(DatasetError, match="the observations are no longer those of the file's first rows"):
-        fewer.next_observations  # noqa: B018
-
-
-def test_a_file_that_dsrl_calls_after_another_task_is_refused(tmp_path, arrays):
-    path = write_raw(tmp_path / TASKS["BallRun"].file, arrays)
-    with pytest.raises(DatasetError, match="it says that it is a log of BallRun"):
-        trac.load("BallCircle", path)
-    assert trac.load("own", path).task == "own"
-
-
-def test_an_episode_longer_than_the_task_is_refused(tmp_path, arrays):
-    arrays = make_arrays(episodes=30)
-    arrays["timeouts"][40:-1] = 0
-    for load in (
-        lambda task: from_arrays(task, **arrays),
-        lambda task: read(write_raw(tmp_path / "a.hdf5", arrays), task),
+    for use in (
+        lambda: fitted_q(data, trac.policy.Policy(8, 2, hidden=(8,)), updates=1),
+        lambda: importance_sampling(data, np.zeros(len(data))),
+        lambda: filtered(data, noise_scale=0.1),
+        lambda: sac_lag.fill(None, data),
     ):
-        with pytest.raises(DatasetError, match="episode 2 has 560 steps, and those of BallCircle have at most 200"):
-            load("BallCircle")
-        assert load("own").lengths.tolist() == [20, 20, 560]
-
-
-class Writer:
-    """Another process that has a file open for writing."""
-
-    def __init__(self, path, libver="earliest"):
-        script = (
-            f"import h5py; f = h5py.File({str(path)!r}, 'r+', libver={libver!r}); f.flush(); print(flush=True); input()"
-        )
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        self.process.stdout.readline()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.process.kill()
-        self.process.communicate()
-
-
-def test_a_file_that_another_process_writes_is_not_called_damaged(tmp_path, arrays):
-    path = tmp_path / "a.hdf5"
-    with h5py.File(path, "w", libver="latest") as file:
-        file.update(arrays)
-    with Writer(path, "latest"), pytest.raises(DatasetUnavailable, match="another process is writing it"):
-        read(path, "BallCircle")
-    # It was killed, and left its mark.
-    with pytest.raises(DatasetUnavailable, match="if it died, run h5clear -s"):
-        read(path, "BallCircle")
-
-
-@pytest.mark.parametrize("protected", ["file", "folder"])
-def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path, arrays, protected):
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    path = write_raw(folder / "a.hdf5", arrays)
-    (path if protected == "file" else folder).chmod(0)
-    root = os.geteuid() == 0
-    try:
-        if root:  # who may read everything
-            for parent in tmp_path.parents[:3]:
-                if parent.owner() == "root" and parent.is_relative_to(tempfile.gettempdir()):
-                    parent.chmod(0o755)
-            tmp_path.chmod(0o755)
-            os.seteuid(65534)
-        with pytest.raises(DatasetUnavailable, match="a.hdf5: there is no permission to read it"):
-            read(path, "BallCircle")
-    finally:
-        if root:
-            os.seteuid(0)
-        folder.chmod(0o755)
-
-
-@pytest.mark.parametrize(
-    ("number", "message"),
-    [
-        (errno.ENOLCK, "its file system has no locks. Set .*HDF5_USE_FILE_LOCKING=FALSE"),
-        (errno.EACCES, "no permission"),
-        (errno.EIO, "the system could not read it .Input/output error"),
-    ],
-)
-def test_what_the_system_says_is_not_the_files_fault(tmp_path, arrays, monkeypatch, number, message):
-    path = write_raw(tmp_path / "a.hdf5", arrays)
-    monkeypatch.setattr(h5py, "File", lambda *a, **k: (_ for _ in ()).throw(OSError(number, os.strerror(number))))
-    with pytest.raises(DatasetUnavailable, match=message):
-        read(path, "BallCircle")
-
-
-def test_a_filter_that_is_not_installed_is_named(tmp_path, arrays):
-    path = write_raw(tmp_path / "a.hdf5", drop(arrays, "rewards"))
-    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    properties.set_chunk((240,))
-    properties.set_filter(32123, h5py.h5z.FLAG_OPTIONAL, ())  # nobody's
-    with h5py.File(path, "a") as file:
-        space = h5py.h5s.create_simple((240,))
-        made = h5py.h5d.create(file.id, b"rewards", h5py.h5t.NATIVE_FLOAT, space, properties)
-        made.write_direct_chunk((0,), b"squeezed", 0)
-    with pytest.raises(DatasetUnavailable, match=r"rewards is compressed by HDF5's filter 32123 .* hdf5plugin"):
-        read(path, "BallCircle")
-
-
-def test_other_layouts_and_names_are_told(tmp_path, arrays):
-    path = tmp_path / "main_data.hdf5"
-    with h5py.File(path, "w") as file:
-        for episode in range(2000):
-            file.create_group(f"episode_{episode}")
-    with pytest.raises(DatasetError, match="Minari's layout, a group for each episode. Join each array") as caught:
-        read(path, "BallCircle")
-    assert len(str(caught.value)) < 500
-    with h5py.File(path, "w") as file:
-        for number in range(2000):
-            file[f"array_{number:04d}"] = 0
-    with pytest.raises(DatasetError, match="are missing; the file has .*'array_0009'. and 1990 more. DSRL's form"):
-        read(path, "BallCircle")
-    arrays["terminations"], arrays["truncations"] = arrays.pop("terminals"), arrays.pop("timeouts")
-    message = r"\['terminals', 'timeouts'\] are missing: rename terminations to terminals, truncations to timeouts"
-    with pytest.raises(DatasetError, match=message):
-        read(write_raw(path, arrays), "BallCircle")
-
-
-def test_paths_of_every_ending_are_paths(tmp_path, arrays, monkeypatch):
-    np.savez(tmp_path / "a.npz", **arrays)
-    for arguments in ((str(tmp_path / "a.npz"),), ("BallCircle", tmp_path / "a.npz")):
-        with pytest.raises(DatasetError, match=r"a\.npz: NumPy's format, not HDF5. Pass its arrays to .*from_arrays"):
-            trac.load(*arguments)
-    (tmp_path / "x.csv").write_text("1,2\n")
-    with pytest.raises(DatasetError, match=r"x\.csv: not a readable HDF5 file"):
-        trac.load(str(tmp_path / "x.csv"))
-    with pytest.raises(DatasetError, match=f"{tmp_path.name}: a folder, not a file. Pass the path of a file in it"):
-        trac.load("BallCircle", tmp_path)
-    data = from_arrays("made_up", **np.load(tmp_path / "a.npz"))
-    write_raw(tmp_path / "mine.HDF5", arrays)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    for path in (str(tmp_path / "mine.HDF5"), "~/mine.HDF5"):
-        loaded = trac.load(path)
-        assert loaded.task == "mine" and len(loaded) == len(data)
-
-
-def test_a_compact_file_has_the_last_observations_only(tmp_path, arrays):
-    path, ends = tmp_path / "data.hdf5", np.flatnonzero(arrays["timeouts"])
-    arrays["next_observations"] = np.roll(arrays["observations"], -1, axis=0)
-    arrays["next_observations"][ends] = final = np.random.default_rng(0).normal(size=(12, 8)).astype(np.float32)
-    write(path, from_arrays("BallCircle", **arrays), compact=True)
-    with h5py.File(path) as file:
-        assert "next_observations" not in file
-        np.testing.assert_array_equal(file[trajectories.FINAL], final)
-    again = read(path, "BallCircle")
-    np.testing.assert_array_equal(again.next_observations, arrays["next_observations"])
-    with h5py.File(path, "r+") as file:
-        del file[trajectories.FINAL]
-        file[trajectories.FINAL] = final[1:]
-    with pytest.raises(DatasetError, match="final_observations has shape .* a row for each episode"):
-        read(path, "BallCircle")
-    with h5py.File(path, "r+") as file:
-        file["next_observations"] = arrays["next_observations"]
-    with pytest.raises(DatasetError, match="it has both next_observations and final_observations"):
-        read(path, "BallCircle")
-
-
-def test_next_observations_that_are_not_the_next_rows_are_kept(tmp_path, arrays):
-    path = tmp_path / "data.hdf5"
-    data = from_arrays("BallCircle", **arrays | {"next_observations": arrays["observations"] + 1})
-    write(path, data, compact=True)
-    np.testing.assert_array_equal(read(path, "BallCircle").next_observations, data.next_observations)
-
-
-def test_next_observations_that_are_not_finite_are_refused_when_read(tmp_path, arrays):
-    arrays["next_observations"] = with_value(np.nan)(arrays["next_observations"])
-    data = read(write_raw(tmp_path / "a.hdf5", arrays), "BallCircle")
-    with pytest.raises(DatasetError, match=r"a\.hdf5: next_observations has a NaN or infinite value, first in row 7"):
-        _ = data.next_observations
-
-
-def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path, data, monkeypatch):
-    monkeypatch.setattr(h5py.Group, "create_dataset", lambda *a, **k: (_ for _ in ()).throw(OSError(28, "disk full")))
-    with pytest.raises(OSError, match="disk full"):
-        write(tmp_path / "data.hdf5", data)
-    assert not list(tmp_path.iterdir())
+        with pytest.raises(DatasetError, match="costs must be 0 or more; the smallest is -1"):
+            use()
 
 
 def test_an_unknown_task_names_the_nearest():
@@ -572,12 +304,6 @@ def test_a_task_without_packaged_data_says_what_to_do():
         DatasetError, match=r"CarPush1 has no packaged dataset .*book/data.*SafetyCarPush1Gymnasium-v0-200-2871\.hdf5"
     ):
         trac.load("CarPush1")
-
-
-def test_a_log_of_the_repository_is_found_by_its_task(tmp_path, arrays, monkeypatch):
-    monkeypatch.setattr(packaged, "REPOSITORY", tmp_path)
-    write(tmp_path / "CarPush1.hdf5", from_arrays("CarPush1", **arrays))
-    assert len(trac.load("CarPush1")) == 240 and "CarPush1" not in packaged.packaged()
 
 
 def test_tasks_are_those_of_dsrl():

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import warnings
 
 import gymnasium as gym
 import numpy as np
@@ -134,6 +135,21 @@ def test_what_an_environment_lacks_is_said_in_a_sentence(name, use, monkeypatch)
     with pytest.raises(EnvError, match=message) as caught:
         USES[use](env)
     assert len(str(caught.value)) < 400
+
+
+def with_costs(costs):
+    return like(length=len(costs), cost=property(lambda self: float(costs[self.time - 1])))
+
+
+@pytest.mark.parametrize("use", USES)
+def test_costs_that_are_sums_so_far_are_told(use):
+    steps = np.array([0, 0, 1, 0, 1, 1, 1, 0, 1, 0])
+    with pytest.warns(UserWarning, match=r"<Own instance>: info\['cost'\] rises again and again and never falls"):
+        USES[use](with_costs(np.cumsum(steps)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for costs in (steps, np.sort(steps), np.arange(10) ** 2, np.sqrt(np.arange(10))):
+            USES[use](with_costs(costs))
 
 
 @pytest.mark.parametrize("use", USES)

@@ -13,7 +13,7 @@ import suites
 import trac
 from trac import envs
 from trac.core import fit
-from trac.data import trajectories
+from trac.data import hdf5
 from trac.envs import MissingSimulator, make, metadrive
 from trac.train import TrainingError
 
@@ -76,7 +76,7 @@ def test_a_missing_simulator_is_named_with_its_command(monkeypatch, task, packag
 @pytest.mark.parametrize("suite", ["safety_gymnasium", "metadrive"])
 def test_training_needs_the_file_alone(suite, tmp_path):
     for task in (task for task in trac.TASKS.values() if task.suite == suite):
-        trajectories.write(tmp_path / task.file, suites.made_up(task.name))
+        hdf5.write(tmp_path / task.file, suites.made_up(task.name))
         data = trac.load(task.name, tmp_path / task.file)
         run = trac.train(data, suites.settings(data), progress=False)
         assert run.history.loss.notna().all() and run.best is None

@@ -260,6 +260,8 @@ def train_offline(
     'cpq'
     """
     configs, where = config_list(data, config, method.Config), find_device(device)
+    if method.reads_next:
+        data.check_next()
     groups = (([i], [method(c, data, where, capture)]) for i, c in enumerate(configs))
     identity = {"algorithm": method.algorithm}
     if options.get("out") is not None:

@@ -105,6 +105,8 @@ def fill(buffer: Any, data: Trajectories) -> None:
     >>> buffer.pos
     64400
     """
+    data.check()
+    data.check_next()
     size = len(data)
     for name in ("observations", "next_observations", "actions", "rewards"):
         getattr(buffer, name)[:size, 0] = getattr(data, name)

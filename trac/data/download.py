@@ -8,7 +8,7 @@ import numpy as np
 from filelock import FileLock
 from tqdm import tqdm
 
-from trac.data import trajectories
+from trac.data.hdf5 import read_costs
 from trac.data.packaged import packaged
 from trac.data.tasks import get_task
 from trac.data.trajectories import DatasetError
@@ -147,7 +147,7 @@ def check(path: Path, name: str, advice: str = "") -> None:
     >>> check(trac.data.packaged.find("BallRun"), "SafetyBallRun-v0-80-644.hdf5")
     """
     bound, count = (int(number) for number in name.removesuffix(".hdf5").split("-")[-2:])
-    ends, costs = trajectories.read_costs(path)
+    ends, costs = read_costs(path)
     if abs(len(ends) - count) > 0.01 * count:
         raise DatasetError(f"{path}: holds {len(ends)} finished episodes, and {name} should hold {count}.{advice}")
     largest = np.add.reduceat(costs[: ends[-1] + 1], np.concatenate([[0], ends[:-1] + 1])).max()

@@ -35,7 +35,7 @@ def filtered(
         density: below 1: thin out. Episodes are binned by cost and return; a bin of at most `min_npb` is
             emptied and one of more than `max_npb` is sampled down to that. As in dsrl these four numbers, not
             the value of `density`, say how much stays; `dsrl.infos.DENSITY_CFG` has them for 0.5 and 0.75.
-        cbins: bins of the cost.
+        cbins: bins of the cost; as the next three, with `density` below 1 only.
         rbins: bins of the return.
         max_npb: most episodes of a bin.
         min_npb: a bin with no more episodes than this is emptied.
@@ -54,7 +54,7 @@ def filtered(
         New trajectories. Thinned ones come bin by bin, as from dsrl.
 
     Raises:
-        FilterError: a number is out of range, too few episodes qualify as outliers, or none is left.
+        FilterError: a number is out of range or has no effect, too few episodes qualify as outliers, or none is left.
 
     Example:
         >>> filtered(data, density=0.5)
@@ -64,6 +64,11 @@ def filtered(
     """
     if not 0 < density <= 1 or min(cbins, rbins, max_npb) < 1:
         raise FilterError(f"density={density} must lie in (0, 1]; cbins, rbins and max_npb must be at least 1.")
+    if density == 1 and (cbins, rbins, max_npb, min_npb) != (10, 50, 5, 2):
+        raise FilterError(
+            f"cbins={cbins}, rbins={rbins}, max_npb={max_npb} and min_npb={min_npb} remove no episode: they are for "
+            f"density= below 1, which is missing."
+        )
     if outliers_percent is not None and (not 0 < outliers_percent <= 1 or cost_limit is None or not cost_limit >= 1):
         raise FilterError(
             f"outliers_percent={outliers_percent} must lie in (0, 1], and needs a cost_limit of 1 or more, below which "
@@ -79,6 +84,8 @@ def filtered(
     if noise_scale is not None and not 0 <= noise_scale < np.inf:
         raise FilterError(f"noise_scale={noise_scale} must be 0 or more.")
 
+    data.check()
+    data.check_next()
     generator = np.random.default_rng(seed)
     # In float32, as dsrl sums them: episodes on the edge of a bin fall on the same side.
     episodes = list(zip(data.starts, data.starts + data.lengths, strict=True))

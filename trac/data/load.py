@@ -7,9 +7,10 @@ from typing import Any
 
 from trac.data.download import fetch
 from trac.data.filters import filtered
+from trac.data.hdf5 import read
 from trac.data.packaged import find, packaged
 from trac.data.tasks import TASKS, get_task
-from trac.data.trajectories import DatasetError, Trajectories, read
+from trac.data.trajectories import DatasetError, Trajectories
 
 
 def load(
@@ -28,7 +29,7 @@ def load(
             around it; "dsrl", DSRL's own file (see `trac.data.download.fetch`); or the path of a file in DSRL's
             HDF5 form. Packaged data was made for this book in the real simulators; it is not DSRL's.
         reward_range: (lowest, highest) episode return of a task of your own: normalised reward 0 and 1. By
-            default the data's, which is what DSRL's ranges are.
+            default what `trac.data.hdf5.write` noted in the file, else the data's, which is what DSRL's ranges are.
         filters: changes that DSRL defines, such as dict(density=0.5, noise_scale=0.1): see
             `trac.data.filters.filtered`.
 

@@ -1,35 +1,22 @@
-"""Logged trajectories as flat arrays, and DSRL's HDF5 form in and out. Every check on input is here."""
+"""Logged trajectories as flat arrays, and every check on them."""
 
-import errno
-import math
-import os
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import InitVar, dataclass, field, replace
-from functools import cached_property
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import InitVar, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import ArrayLike
 
-from trac.data.files import atomic, fingerprint
+from trac.data.files import fingerprint
 from trac.data.tasks import TASKS, check_name, own_task
 
 KEYS = ("observations", "next_observations", "actions", "rewards", "costs", "terminals", "timeouts")
-_OTHERS_NAMES = {"terminals": "terminations", "timeouts": "truncations"}  # Gymnasium's and Minari's
-# (E, obs_dim), in place of next_observations in a file where all others of these are the next row of observations.
-FINAL = "final_observations"
 
 
 class DatasetError(ValueError):
     """A dataset that cannot be used; the message names the file, what is wrong and what to do."""
-
-
-class DatasetUnavailable(DatasetError):
-    """A file that cannot be read here and now, and may be whole: it is locked, not permitted, or lacks its filter."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,8 +33,8 @@ class Trajectories:
         timeouts: (N,) bool.
         starts: (E,) int64, first transition of each episode.
         lengths: (E,) int64, number of steps of each episode.
-        reward_range: (lowest, highest) episode return, normalised reward 0 and 1. `dataclasses.replace` keeps it where
-            rewards change: give a new one, too.
+        reward_range: (lowest, highest) episode return, normalised reward 0 and 1; DSRL's for the tasks in `trac.TASKS`.
+            `dataclasses.replace` keeps it where rewards change: give a new one, too.
 
     Example:
         >>> data
@@ -66,13 +53,16 @@ class Trajectories:
     starts: np.ndarray
     lengths: np.ndarray
     reward_range: tuple[float, float]
-    # Or the file to read them from, and its `_state` when the other arrays were read.
-    _next: np.ndarray | tuple[Path, tuple[int, int, str]] | None = field(default=None, repr=False)
+    # (N, obs_dim) float32, or what reads them when they are first asked for.
+    _next: "np.ndarray | Callable[[Trajectories], np.ndarray] | None" = field(default=None, repr=False)
+    # Of observations and next_observations, when both were there.
+    _seen: tuple[str, str] | None = field(default=None, init=False, repr=False)
     where: InitVar[str] = ""  # how errors call the source
 
     def __post_init__(self, where: str) -> None:
         # Here, so that dataclasses.replace() is checked, too.
         self.check(where)
+        self._see()
         for sign in _signs(self):
             warnings.warn(f"{where or self.task}: {sign}", stacklevel=4)
 
@@ -116,6 +106,30 @@ class Trajectories:
                 f"{where}: episode {self.lengths.argmax()} has {longest} steps, and those of {self.task} have at most "
                 f"{most}. Mark the ends that are missing as timeouts, or name the task otherwise."
             )
+        if self.task in TASKS and tuple(self.reward_range) != (theirs := _range_of(self.task)):
+            raise DatasetError(
+                f"{where}: reward_range is {tuple(self.reward_range)}, and DSRL's for {self.task} is {theirs}. Make "
+                f"the trajectories by from_arrays, which gives them DSRL's, or name the task otherwise."
+            )
+
+    def check_next(self) -> None:
+        """Raise DatasetError where observations were changed in place, and next_observations, which are there, not.
+
+        Done before a method reads next_observations. Of a file they are compared when they are read.
+
+        >>> data.check_next()
+        """
+        if self._seen and isinstance(self._next, np.ndarray):
+            before, before_next = self._seen
+            if fingerprint(self.observations) != before and fingerprint(self._next) == before_next:
+                raise DatasetError(
+                    f"{self.task}: observations were changed in place, and next_observations were not. Change both "
+                    f"alike, or make the trajectories by from_arrays with both."
+                )
+
+    def _see(self) -> None:
+        if isinstance(self._next, np.ndarray):
+            object.__setattr__(self, "_seen", (fingerprint(self.observations), fingerprint(self._next)))
 
     def __len__(self) -> int:
         """Number of transitions N."""
@@ -131,27 +145,18 @@ class Trajectories:
         """(E,) float64, undiscounted sum of costs of each episode."""
         return np.add.reduceat(self.costs.astype(np.float64), self.starts)
 
-    @cached_property
+    @property
     def next_observations(self) -> np.ndarray:
         """(N, obs_dim) float32; read from the file when first asked for.
 
         Raises DatasetError for what is not there or not finite, and for a file that has changed since.
         """
-        if isinstance(self._next, np.ndarray):
-            return self._next
         if self._next is None:
             raise DatasetError(f"{self.task}: these trajectories have no next_observations, which the method reads.")
-        path, state = self._next
-        with _open(path) as file:
-            if _state(path, _array(file, "rewards", path)) != state:
-                raise DatasetError(f"{path}: the file has changed since its other arrays were read. Load it again.")
-            if not np.array_equal(_array(file, "observations", path)[: len(self)], self.observations):
-                raise DatasetError(
-                    f"{path}: the observations are no longer those of the file's first rows, whose next_observations "
-                    f"would not be theirs. Make the changed trajectories by from_arrays, with next_observations."
-                )
-            values = _array(file, "next_observations", path)[: len(self)].astype(np.float32, copy=False)
-        _check_finite(values, "next_observations", path)
+        values = self._next if isinstance(self._next, np.ndarray) else self._next(self)
+        if values is not self._next:
+            object.__setattr__(self, "_next", values)
+            self._see()
         return values
 
     def __repr__(self) -> str:
@@ -209,7 +214,7 @@ def _checked(
     reward_range: tuple[float, float] | None,
     where: str,
     copy: bool,
-    later: tuple[Path, tuple[int, int, str]] | None = None,
+    later: Callable[[Trajectories], np.ndarray] | None = None,
 ) -> Trajectories:
     check_name(task)
     if reward_range is not None:
@@ -262,7 +267,7 @@ def _checked(
         arrays = {key: value[:n] for key, value in arrays.items()}
         upcoming = None if upcoming is None else upcoming[:n]
     if task in TASKS:
-        reward_range = (TASKS[task].min_return, TASKS[task].max_return)
+        reward_range = _range_of(task)
     elif reward_range is None:
         returns = np.add.reduceat(arrays["rewards"].astype(np.float64), starts)
         reward_range = (float(returns.min()), float(returns.max()))
@@ -277,12 +282,24 @@ def _signs(data: Trajectories) -> Iterator[str]:
     changes[data.starts] = 0
     before_last = changes.copy()
     before_last[data.starts + data.lengths - 1] = 0  # a sum so far may begin anew there
-    for signs, what in (
-        (before_last, "rise within episodes and never fall, as sums of the costs so far do"),
-        (-changes, "fall within episodes and never rise, as sums of the costs to come do"),
+    costly = np.count_nonzero(data.episode_costs)
+    for signs, found, rise, fall, what in (
+        (before_last, sums_so_far(data.costs, data.lengths), "rise", "fall", "as sums of the costs so far do"),
+        (
+            -changes,
+            sums_so_far(data.costs[::-1], data.lengths[::-1]),
+            "fall",
+            "rise",
+            "as sums of the costs to come do",
+        ),
     ):
         if (signs >= 0).all() and np.add.reduceat(signs > 0, data.starts, dtype=int).max() > 1:
-            yield f"costs {what}. They must be each step's own."
+            yield f"costs {rise} within episodes and never {fall}, {what}. They must be each step's own."
+        elif found.sum() > 0.1 * costly:
+            yield (
+                f"in {found.sum()} of {costly} episodes with costs, these {rise} again and again and never {fall}, "
+                f"{what}. They must be each step's own."
+            )
     if not changes.any() and data.lengths.min() > 1 and len(np.unique(data.costs)) > 2:
         yield "costs are the same within each episode, as its total at every step is. They must be each step's own."
     for key, values in (("observations", data.observations), ("rewards", data.rewards[:, None])):
@@ -312,11 +329,38 @@ def _signs(data: Trajectories) -> Iterator[str]:
     task, longest = TASKS[data.task], int(data.lengths.max())
     if not data.costs.any():
         yield "no step costs anything. Check that the costs were logged."
-    if not data.terminals.any() and 2 * longest < task.max_episode_steps:
+    alike = len(data.lengths) >= 10 and 2 * np.count_nonzero(data.lengths == longest) > len(data.lengths)
+    if 2 * longest < task.max_episode_steps and (alike or not data.terminals.any()):
         yield (
             f"the longest episode has {longest} steps, and those of {task.name} have {task.max_episode_steps}. The "
             f"cost limit is for whole episodes: if these are pieces, mark only the episodes' ends."
         )
+
+
+def sums_so_far(costs: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """(E,) bool: the episodes whose costs (N,) look like sums so far, and not like each step's own.
+
+    Before the last step they never fall, and three times or more they rise from above 0, either after they stood still
+    or by as much as at the step before. A cost of 0 or 1 a step never does so.
+
+    >>> sums_so_far(np.array([0, 1, 1, 2, 3, 4, 5, 0, 1, 1, 0, 1]), np.array([7, 5]))
+    array([ True, False])
+    """
+    ends = np.cumsum(lengths)
+    starts = ends - lengths
+    changes = np.diff(costs, prepend=0)
+    changes[starts] = costs[starts]
+    changes[ends - 1] = 0
+    before, cost_before = np.roll(changes, 1), np.roll(costs, 1)
+    again = (changes > 0) & (cost_before > 0) & ((before == 0) | (before == changes))
+    again[starts] = False
+    rises, falls = (np.add.reduceat(steps, starts, dtype=int) for steps in (again, changes < 0))
+    found: np.ndarray = (rises >= 3) & (falls == 0)
+    return found
+
+
+def _range_of(task: str) -> tuple[float, float]:
+    return TASKS[task].min_return, TASKS[task].max_return
 
 
 def _order(data: Trajectories, upcoming: Any) -> Iterator[str]:
@@ -347,90 +391,6 @@ def _order(data: Trajectories, upcoming: Any) -> Iterator[str]:
         )
 
 
-def read(path: str | os.PathLike[str], task: str, reward_range: tuple[float, float] | None = None) -> Trajectories:
-    """Read a file in DSRL's HDF5 form (flat arrays, see KEYS and FINAL); `reward_range` as in `from_arrays`.
-
-    The file may lack next_observations, which some methods do without.
-
-    Raises:
-        DatasetError: the file is missing, empty, truncated, not HDF5, lacks a key, or holds what
-            `from_arrays` refuses.
-        DatasetUnavailable: the file may be whole, and cannot be read here and now.
-
-    Example:
-        >>> read(trac.data.packaged.find("BallRun"), "BallRun")
-        Trajectories(BallRun: 644 episodes, 64400 transitions)
-    """
-    path = Path(path).expanduser()
-    later = None
-    with _open(path) as file:
-        named = next((known.name for known in TASKS.values() if known.file == path.name), task)
-        written = file.attrs.get("task", named)
-        written = written.decode(errors="replace") if isinstance(written, bytes) else str(written)
-        if written != task and {written, task} <= TASKS.keys():
-            raise DatasetError(f"{path}: it says that it is a log of {written}. Load it under that name.")
-        arrays = {key: _array(file, key, path) for key in KEYS if key != "next_observations"}
-        final = _array(file, FINAL, path) if FINAL in file else None
-        if final is not None and "next_observations" in file:
-            raise DatasetError(f"{path}: it has both next_observations and {FINAL}. Delete one of them.")
-        if "next_observations" in file:
-            _check_next(_dataset(file, "next_observations", path).shape, np.shape(arrays["observations"]), path)
-            later = (path.resolve(), _state(path, arrays["rewards"]))
-    data = _checked(task, arrays, reward_range, str(path), copy=False, later=later)
-    if later:
-        with _open(path) as file:
-            signs = list(_order(data, _dataset(file, "next_observations", path).astype(np.float32)))
-        for sign in signs:
-            warnings.warn(f"{path}: {sign}", stacklevel=2)
-    return data if final is None else replace(data, _next=_next_rows(data, final, path))
-
-
-def read_costs(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """The last transition of each episode (E,) and the costs (N,) of a file, without the large arrays.
-
-    Raises:
-        DatasetError: see `read`.
-
-    Example:
-        >>> ends, costs = read_costs(trac.data.packaged.find("BallRun"))
-        >>> ends[:2].tolist(), costs.shape
-        ([99, 199], (64400,))
-    """
-    with _open(path) as file:
-        costs, terminals, timeouts = (_array(file, key, path).reshape(-1) for key in ("costs", "terminals", "timeouts"))
-    if not len(costs) == len(terminals) == len(timeouts):
-        raise DatasetError(f"{path}: costs, terminals and timeouts have different lengths.")
-    return np.flatnonzero((terminals != 0) | (timeouts != 0)), costs
-
-
-def write(
-    path: str | os.PathLike[str], data: Trajectories, attrs: Mapping[str, str] | None = None, compact: bool = False
-) -> None:
-    """Write DSRL's HDF5 form, float32 and compressed, to a temporary name and rename it.
-
-    `attrs` are stored as text attributes of the file (how the data was made). `compact` writes FINAL in place of
-    next_observations, if these can be had back from it: a file of half the size, which only `read` reads.
-
-    >>> write(folder / "log.hdf5", data, attrs={"made_by": "an example"})
-    >>> trac.load("BallRun", folder / "log.hdf5")
-    Trajectories(BallRun: 644 episodes, 64400 transitions)
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic(path) as temporary, h5py.File(temporary, "w") as file:
-        arrays = {key: getattr(data, key) for key in KEYS if key != "next_observations"}
-        if data._next is not None:
-            arrays["next_observations"] = data.next_observations
-            final = data.next_observations[data.starts + data.lengths - 1]
-            if compact and np.array_equal(_next_rows(data, final, path), data.next_observations):
-                del arrays["next_observations"]
-                arrays[FINAL] = final
-        for key, array in arrays.items():
-            values = np.asarray(array, dtype=np.float32)
-            file.create_dataset(key, data=values, compression="gzip", compression_opts=9, shuffle=True)
-        file.attrs.update({"task": data.task, **(attrs or {})})
-
-
 def _check_finite(values: np.ndarray, key: str, where: str | Path) -> None:
     if not np.isfinite(values).all():
         row = int(np.argwhere(~np.isfinite(values))[0][0])
@@ -439,119 +399,8 @@ def _check_finite(values: np.ndarray, key: str, where: str | Path) -> None:
         )
 
 
-def _next_rows(data: Trajectories, final: np.ndarray, where: Path) -> np.ndarray:
-    """(N, obs_dim), the row after each row, and at the end of an episode its row of `final`."""
-    if final.shape != (len(data.starts), data.observations.shape[1]):
-        raise DatasetError(f"{where}: {FINAL} has shape {final.shape}; it must have a row for each episode.")
-    _check_finite(final, FINAL, where)
-    rows = np.roll(data.observations, -1, axis=0)
-    rows[data.starts + data.lengths - 1] = final
-    return rows
-
-
 def _check_next(shape: tuple[int, ...], expected: tuple[int, ...], where: str | Path) -> None:
     if shape != expected:
         raise DatasetError(
             f"{where}: next_observations has shape {shape}, observations {expected}. They must be the same."
         )
-
-
-def _state(path: Path, rewards: np.ndarray) -> tuple[int, int, str]:
-    """What tells a file from another under its name: size [bytes], time of the last change [ns], content."""
-    status = path.stat()
-    return status.st_size, status.st_mtime_ns, fingerprint(rewards)
-
-
-@contextmanager
-def _open(path: Path) -> Iterator[h5py.File]:
-    """The file, with every error that comes of opening or reading it as a DatasetError."""
-    try:
-        if path.is_dir():
-            raise DatasetError(f"{path}: a folder, not a file. Pass the path of a file in it.")
-        if path.stat().st_size == 0:
-            raise DatasetError(f"{path}: the file is empty. Delete it and fetch or write it again.")
-        if path.suffix.lower() in (".npz", ".npy"):
-            raise DatasetError(
-                f"{path}: NumPy's format, not HDF5. Pass its arrays to trac.data.trajectories.from_arrays, such as "
-                f"from_arrays(task, **np.load(path))."
-            )
-        with h5py.File(path, "r") as file:
-            if missing := [key for key in KEYS if key != "next_observations" and key not in file]:
-                raise DatasetError(f"{path}: the keys {missing} are missing{_advice(file, missing)}")
-            yield file
-    except DatasetError:
-        raise
-    except (FileNotFoundError, NotADirectoryError):
-        raise DatasetError(
-            f"{path}: no such file. Check the path, or use trac.load(task) for a packaged dataset."
-        ) from None
-    except Exception as error:  # of a damaged file h5py raises nearly everything
-        raise _failure(path, error) from error
-
-
-def _failure(path: Path, error: Exception) -> DatasetError:
-    """What kept h5py from reading a file: the system, or the file itself."""
-    number = error.errno if isinstance(error, OSError) else None
-    if number in (errno.EACCES, errno.EPERM):
-        return DatasetUnavailable(f"{path}: there is no permission to read it. Ask its owner for that.")
-    if number == errno.EAGAIN or "already open for write" in str(error):
-        return DatasetUnavailable(
-            f"{path}: another process is writing it. Wait until that is done; if it died, run h5clear -s on the file."
-        )
-    if number in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, 524):
-        return DatasetUnavailable(
-            f"{path}: its file system has no locks. Set the environment variable HDF5_USE_FILE_LOCKING=FALSE and start "
-            f"Python again."
-        )
-    if number:
-        return DatasetUnavailable(f"{path}: the system could not read it ({os.strerror(number)}). Try again.")
-    return DatasetError(
-        f"{path}: not a readable HDF5 file, or a damaged one ({error!s:.300}). Fetch or write it again."
-    )
-
-
-def _advice(file: h5py.File, missing: list[str]) -> str:
-    """The end of an error about keys that are missing."""
-    if "episode_0" in file:
-        return (
-            ": the file has Minari's layout, a group for each episode. Join each array over the episodes and pass them "
-            "to trac.data.trajectories.from_arrays: observations[:-1], next_observations=observations[1:], actions, "
-            "rewards, costs=infos/cost, terminals=terminations, timeouts=truncations."
-        )
-    if renamed := [f"{_OTHERS_NAMES[key]} to {key}" for key in missing if _OTHERS_NAMES.get(key, key) in file]:
-        return f": rename {', '.join(renamed)}, as DSRL's form calls them."
-    names = sorted(file)
-    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-    return f"; the file has {names[:10]}{more}. DSRL's form needs {list(KEYS)}."
-
-
-def _dataset(file: h5py.File, key: str, path: Path) -> h5py.Dataset:
-    # Links out of the file and variable-length or object types have no place in data from outside.
-    dataset = file[key] if isinstance(file.get(key, getlink=True), h5py.HardLink) else None
-    if (
-        not isinstance(dataset, h5py.Dataset)
-        or dataset.is_virtual
-        or dataset.external
-        or dataset.dtype.kind not in "biuf"
-        or dataset.shape is None
-    ):
-        raise DatasetError(f"{path}: {key} is not a plain numeric array stored in this file.")
-    properties = dataset.id.get_create_plist()
-    for code, _, _, name in map(properties.get_filter, range(properties.get_nfilters())):
-        if not h5py.h5z.filter_avail(code):
-            raise DatasetUnavailable(
-                f"{path}: {key} is compressed by HDF5's filter {code} ({name.decode(errors='replace')}), which is not "
-                f"installed here. Run pip install hdf5plugin and import hdf5plugin, or write the file with gzip."
-            )
-    return dataset
-
-
-def _array(file: h5py.File, key: str, path: Path) -> np.ndarray:
-    dataset = _dataset(file, key, path)
-    # float32 already while reading: no second copy of the whole array.
-    values: np.ndarray = (dataset.astype(np.float32) if dataset.dtype.kind == "f" else dataset)[()]
-    chunks = math.prod(-(-size // step) for size, step in zip(dataset.shape, dataset.chunks or (), strict=False))
-    unwritten = dataset.id.get_num_chunks() < chunks if dataset.chunks else not dataset.id.get_storage_size()
-    if dataset.size and unwritten:
-        warnings.warn(f"{path}: part of {key} was never written, and is read as {dataset.fillvalue}.", stacklevel=4)
-    return values

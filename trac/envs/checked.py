@@ -1,11 +1,12 @@
 """What an environment must be for a policy to act, or to learn, in it: checked at the door and at every step."""
 
+import warnings
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
-from trac.data.trajectories import DatasetError, Trajectories
+from trac.data.trajectories import DatasetError, Trajectories, sums_so_far
 
 MAX_STEPS = 10_000  # of an episode in an environment without a TimeLimit; ten times the longest of DSRL's
 
@@ -20,7 +21,8 @@ class Checked(gym.Wrapper):
     """An environment with flat observations and actions in [-1, 1], and `info["cost"]` on every step.
 
     It changes nothing. An EnvError says what is otherwise: of the spaces when it is made, of actions and of what
-    `reset` and `step` return, and of an episode that does not end.
+    `reset` and `step` return, and of an episode that does not end. A warning tells of an episode whose costs look like
+    sums so far.
 
     Args:
         env: the environment.
@@ -57,7 +59,8 @@ class Checked(gym.Wrapper):
         if getattr(env, "of_an_episode_before", False):
             raise EnvError(f"env= returns one {env} again and again: let it make a fresh one at each call.")
         env.of_an_episode_before = True  # type: ignore[attr-defined]
-        self.clips, self.steps, self.limited = clips, 0, False
+        self.clips, self.limited = clips, False
+        self.costs: list[float] = []  # of the episode's steps
         while isinstance(env, gym.Wrapper):
             self.limited |= isinstance(env, gym.wrappers.TimeLimit)
             if isinstance(env, _NORMALIZERS) and getattr(env, "update_running_mean", True):
@@ -73,7 +76,7 @@ class Checked(gym.Wrapper):
         if not (isinstance(result, tuple) and len(result) == 2):
             raise EnvError(f"reset() of {self.env} must return observation and info.")
         self._check(result[0], self.observation_space, f"reset() of {self.env} returns an observation")
-        self.steps = 0
+        self.costs = []
         return result
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
@@ -101,8 +104,14 @@ class Checked(gym.Wrapper):
             raise EnvError(f"{where} returns the cost {info['cost']!r}: it must be a finite number, 0 or more.")
         if not all(isinstance(end, bool | np.bool_ | int) for end in (terminated, truncated)):
             raise EnvError(f"{where} returns the ends {terminated!r} and {truncated!r}: each must be True or False.")
-        self.steps += 1
-        if self.steps >= MAX_STEPS and not (self.limited or terminated or truncated):
+        self.costs.append(_number(info["cost"]))
+        if (terminated or truncated) and sums_so_far(np.array(self.costs), np.array([len(self.costs)])).any():
+            warnings.warn(
+                f"{self.env}: info['cost'] rises again and again and never falls in an episode, as the sum of the "
+                f"costs so far does. It must be each step's own.",
+                stacklevel=2,
+            )
+        if len(self.costs) >= MAX_STEPS and not (self.limited or terminated or truncated):
             raise EnvError(
                 f"{self.env} has gone on for {MAX_STEPS} steps: give its episodes an end, with "
                 f"gymnasium.wrappers.TimeLimit(env, max_episode_steps=...)."
