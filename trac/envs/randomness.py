@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-PROCESS = threading.RLock()  # held while what belongs to the whole process is lent: this generator, the output streams
+# Held while what belongs to the whole process is lent: NumPy's and torch's global generators, the output streams.
+PROCESS = threading.RLock()
 
 
 @contextmanager
