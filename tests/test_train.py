@@ -298,7 +298,7 @@ trac.train(data, config, progress=False)
 
 def test_threads_that_did_not_survive_a_fork_are_refused(data, tmp_path, monkeypatch):
     pid = os.getpid()
-    monkeypatch.setattr("trac.train._threaded_in", None)
+    monkeypatch.setattr(sys.modules["trac.train"], "_threaded_in", None)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     trac.train(data, QUICK, progress=False)
     monkeypatch.setattr(os, "getpid", lambda: pid + 1)  # as in a child

@@ -238,7 +238,7 @@ def check_segments(data: Trajectories, segments: Segments) -> None:
     >>> check_segments(data, trac.partition(data, cost_limit=20))
     >>> check_segments(trac.load("BallCircle"), trac.partition(data, cost_limit=20))
     Traceback (most recent call last):
-    trac.partition.PartitionError: segment 0 has other costs than its steps in the log: cut segments from this log.
+    trac.partition.PartitionError: segment 433 is of none of the log's 528 episodes: cut segments from this log.
     """
     starts, episodes, length = segments.starts, segments.episodes, segments.length
     for name in ("starts", "episodes", "labels", "weights", "returns", "costs"):
