@@ -73,8 +73,8 @@ def one_run(task: str, method: str, seed: int, limits: tuple[float, ...]) -> pd.
     started = time.process_time()
     if method in FORMS:
         trained, balanced = FORMS[method]
-        policy = every_limit(data, config, trained, balanced=balanced, progress=False).policy
-        asked = {limit: at_limit(policy, limit, trained) for limit in limits}
+        run = every_limit(data, config, trained, balanced=balanced, progress=False)
+        asked = {limit: at_limit(run, limit) for limit in limits}
     elif method == "CDT":
         settings = CDTConfig(task=task, cost_limit=max(limits), seed=seed, steps=config.steps, eval_episodes=0)
         policy = cdt(data, settings, progress=False, device="cpu").policy

@@ -246,6 +246,19 @@ def test_a_tracker_by_its_name(monkeypatch):
         assert found.startswith("error: This needs ") and found.endswith(f"Install it with: {command}")
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["reproduce", "--task", "BallRun", "--set", "steps=4", "steps=2"], "steps is given twice"),
+        (["sweep", "notebooks/ablation.ipynb", "--out", "b", "--set", "steps=4", "steps=5"], "steps is given twice"),
+        (["train", "--capture", "--no-capture"], "--capture is given twice"),
+    ],
+)
+def test_a_setting_given_twice_is_refused(monkeypatch, words, message):
+    monkeypatch.chdir(Path(__file__).parents[1])
+    assert message in call(monkeypatch, *words)
+
+
 def test_a_flag_given_twice_is_refused():
     call = [sys.executable, "-m", "trac", "sweep", "a.ipynb", "--out", "b", "--set", "steps=4", "--set", "bc_steps=2"]
     done = subprocess.run(call, capture_output=True, text=True)

@@ -1,10 +1,12 @@
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from conftest import make_arrays
 
 import trac
 from trac.config import ConfigError
+from trac.core.run import Run
 from trac.data.trajectories import from_arrays
 from trac.every_limit import at_limit, every_limit, scaled, with_limits
 from trac.partition import segments_of
@@ -70,7 +72,7 @@ def test_a_policy_at_a_limit_is_the_policy_that_sees_the_limit(kind):
     policy = Policy(5, 2, hidden=(16, 16), kind=kind).initialise(torch.Generator().manual_seed(0))
     before = {name: value.clone() for name, value in policy.state_dict().items()}
     for limit in (0, 5, 11, 15, 40):
-        asked = at_limit(policy, limit, LIMITS)
+        asked = at_limit(Run(None, policy, None, None, pd.DataFrame(), {"limits": list(LIMITS)}), limit)
         assert asked.obs_dim == 4
         expected = policy.act(observed(observations, limit))
         np.testing.assert_allclose(asked.act(observations), expected, atol=1e-5)
@@ -85,7 +87,7 @@ def test_one_policy_takes_the_action_that_each_limit_allows():
     options = dict(top=0.2, hidden=(32,), dropout=0.0, steps=600, bc_steps=300, lr_multiplier=1.0, eval_episodes=0)
     config = trac.TracConfig(task="mine", **options)
     run = every_limit(log, config, (3, 9), progress=False)
-    low, middle, high = (at_limit(run.policy, x, (3, 9)).act(log.observations).mean() for x in (3, 6, 9))
+    low, middle, high = (at_limit(run, x).act(log.observations).mean() for x in (3, 6, 9))
     assert low < middle - 0.2 < middle < high - 0.2
     assert run.record["algorithm"] == "every_limit" and run.config.cost_limit == 9
 
@@ -98,3 +100,18 @@ def test_limits_that_are_no_range_and_evaluations_without_a_limit_are_refused(da
     with pytest.raises(ConfigError, match="eval_episodes=0"):
         every_limit(from_arrays("BallCircle", **make_arrays()), config.replace(eval_episodes=1), LIMITS)
     assert [scaled(x, (10, 20)) for x in (10, 15, 20, 30)] == [-1, 0, 1, 3]
+
+
+def test_a_run_is_asked_with_its_own_limits_also_when_it_was_saved(data, tmp_path):
+    config = trac.TracConfig(steps=4, bc_steps=2, eval_episodes=0, hidden=(8,), bottom=0.2)
+    runs = every_limit(data, [config, config.replace(seed=1)], LIMITS, progress=False, out=tmp_path)
+    assert runs[1].record["limits"] == [5.0, 8.0, 15.0]
+    saved = trac.load_run(tmp_path / "001")
+    expected = runs[1].policy.act(observed(data.observations, 11))
+    np.testing.assert_allclose(at_limit(saved, 11).act(data.observations), expected, atol=1e-5)
+    for limit in (-1, np.nan, np.inf):
+        with pytest.raises(ConfigError, match=f"limit={limit} must be a finite number, 0 or more"):
+            at_limit(saved, limit)
+    for other in (trac.train(data, config, progress=False), saved.policy):
+        with pytest.raises(ConfigError, match="asks a run that every_limit trained"):
+            at_limit(other, 11)

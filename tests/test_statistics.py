@@ -144,6 +144,10 @@ RUNS = pd.DataFrame(
         (lambda runs: runs.drop(columns="seed"), "no column seed; it has alpha"),
         (lambda runs: runs.assign(normalized_reward=runs.normalized_reward.where(runs.index != 4)), "missing in row 4"),
         (lambda runs: runs[:0], "the table has no rows"),
+        (
+            lambda runs: pd.concat([runs, runs.assign(seed=runs.seed.map(str))]),
+            "seed holds object, where 0 and",
+        ),
         (lambda runs: runs.assign(normalized_cost="0.5"), r"normalized_cost holds (str|object): make numbers of it"),
     ],
 )
@@ -194,6 +198,9 @@ def test_values_that_nothing_bounds_are_refused():
     for mean in (0, 10, np.nan):
         with pytest.raises(ValueError, match="must lie between 0 and highest=10"):
             betting_wealth([5], mean, highest=10)
+    for bets in (0, 2.5):
+        with pytest.raises(ValueError, match=f"bets={bets} must be a whole number, at least 1"):
+            betting_wealth([5], 2, highest=10, bets=bets)
 
 
 @pytest.mark.parametrize("interval", [bootstrap_interval, t_interval])

@@ -1,4 +1,6 @@
 import dataclasses
+import os
+import subprocess
 import sys
 import weakref
 
@@ -17,8 +19,8 @@ from trac.config import ConfigError, TracConfig
 from trac.core.learner import learners, runs_that_fit
 from trac.data import trajectories
 from trac.envs import MissingSimulator
-from trac.partition import segments_of
-from trac.train import TrainingError, _parts
+from trac.partition import PartitionError, segments_of
+from trac.train import TrainingError, _parts, train_on
 
 QUICK = TracConfig(
     cost_limit=8,
@@ -277,3 +279,80 @@ def test_batches_without_two_classes_are_told(change):
 def test_a_list_with_one_config_twice_is_told(data):
     with pytest.warns(UserWarning, match="config 2 of the list is equal to config 0"):
         trac.train(data, [QUICK, QUICK.replace(seed=1), QUICK], progress=False)
+
+
+FORKED = """
+import os, sys, torch, trac
+from trac.data.trajectories import from_arrays
+from conftest import make_arrays
+torch.set_num_threads(2)
+data = from_arrays("BallCircle", **make_arrays())
+config = trac.TracConfig(cost_limit=8, steps=4, bc_steps=2, eval_episodes=0)
+if "parent" in sys.argv:
+    trac.train(data, config, progress=False)
+if os.fork():
+    sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
+trac.train(data, config, progress=False)
+"""
+
+
+def test_threads_that_did_not_survive_a_fork_are_refused(data, tmp_path, monkeypatch):
+    pid = os.getpid()
+    monkeypatch.setattr(sys.modules["trac.train"], "_threaded_in", None)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    trac.train(data, QUICK, progress=False)
+    monkeypatch.setattr(os, "getpid", lambda: pid + 1)  # as in a child
+    with pytest.raises(ConfigError, match="was forked from one that had trained with several threads"):
+        cpq(data, small("cpq"), progress=False, device="cpu", out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    trac.train(data, QUICK, progress=False)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_a_forked_process_whose_parent_had_threads_is_refused_and_does_not_hang():
+    def run(*arguments):
+        call, tests = [sys.executable, "-c", FORKED, *arguments], os.path.dirname(__file__)
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join([tests, *sys.path])}
+        return subprocess.run(call, capture_output=True, text=True, timeout=60, env=environment)
+
+    assert run().returncode == 0
+    refused = run("parent")
+    assert refused.returncode == 1 and "was forked from one that had trained with several threads" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: dict(starts=s.starts + 10**6), "segment 0 does not lie within its episode"),
+        (lambda s: dict(starts=s.starts - 15), "does not lie within its episode"),
+        (lambda s: dict(length=21), "does not lie within its episode"),
+        (lambda s: dict(episodes=s.episodes + 99), "segment 0 is of none of the log's 12 episodes"),
+        (lambda s: dict(episodes=s.episodes[::-1]), "does not lie within its episode"),
+        (lambda s: dict(costs=s.costs + 1), "segment 0 has other costs than its steps in the log"),
+        (lambda s: dict(returns=s.returns[::-1]), "segment 0 has other returns than its steps in the log"),
+        (lambda s: dict(labels=s.labels * 2 - 1), "each label of a segment must be 1, desirable, or 0"),
+        (lambda s: dict(weights=s.weights * np.nan), "each weight of a segment must be a finite number"),
+        (lambda s: dict(weights=s.weights[1:]), "weights has shape"),
+        (lambda s: {name: value[:0] for name, value in vars(s).items() if np.ndim(value)}, "starts has shape"),
+    ],
+)
+def test_segments_that_do_not_fit_the_log_are_refused(data, change, message):
+    segments = segments_of(data, QUICK)
+    wrong = dataclasses.replace(segments, **change(segments))
+    with pytest.raises(PartitionError, match=message):
+        train_on(data, [QUICK], [wrong], single=True, progress=False)
+
+
+def test_segments_of_another_log_are_refused(data):
+    other = trajectories.from_arrays("BallCircle", **make_arrays(seed=1))
+    with pytest.raises(PartitionError, match="has other costs than its steps in the log: cut segments from this log"):
+        train_on(data, [QUICK], [segments_of(other, QUICK)], single=True, progress=False)
+
+
+def test_a_folder_stays_the_same_when_a_tracker_changes_the_directory(data, tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    trac.train(data, QUICK, out="run", progress=False, tracker=lambda *_: os.chdir(tmp_path / "elsewhere"))
+    assert trac.load_run(tmp_path / "run").config == QUICK and not any((tmp_path / "elsewhere").iterdir())

@@ -86,6 +86,7 @@ def sweep(
     from trac.experiments import sweep as runner
 
     failed: dict[str, str] = {}
+    out = out.absolute()  # wherever the notebook's cell of parameters goes
     if seeds and not re.fullmatch(r"\d+(, *\d+)*", seeds):
         raise ValueError(f"--seeds {seeds}: write whole numbers with commas between them, such as 0,1,2.")
     if collect and not any(out.glob(runner.POINTS)):
@@ -141,6 +142,9 @@ def reproduce(
     for name in ("task", "cost_limit", "seed"):  # the experiment's
         del defaults[name]
     pairs = [text.partition("=")[::2] for text in set]
+    names = [name for name, _ in pairs]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"--set: {twice[0]} is given twice.")
     changes = {name: check_value(name, value, defaults, "TracConfig.paper()") for name, value in pairs}
     _exit(
         paper.reproduce(
@@ -200,7 +204,8 @@ def as_flags(message: str) -> str:
 
 
 def main() -> None:
-    flags = [word.partition("=")[0].replace("_", "-") for word in sys.argv if word.startswith("--")]
+    words = [word.partition("=")[0].replace("_", "-") for word in sys.argv if word.startswith("--")]
+    flags = [re.sub("^--no-", "--", word) for word in words]
     if twice := [flag for flag in flags if flags.count(flag) > 1 and flag != "--grid"]:
         raise SystemExit(f"error: {twice[0]} is given twice, and only the last one would count: give it once.")
     commands: dict[str, Any] = {"train": train, "sweep": sweep, "reproduce": reproduce, "page": page, "doctor": doctor}

@@ -60,7 +60,7 @@ def every_limit(
     Args:
         data: logged trajectories.
         config: one config, or a list, with eval_episodes=0; their cost_limit becomes the largest of `limits`.
-        limits: training limits [cost per episode], at least two.
+        limits: training limits [cost per episode], at least two; the run's record keeps them.
         balanced: let η hold at each limit. The loss sets the classes' sizes against each other in the whole batch,
             where the tight limits have most of the undesirable segments; weights make up for that.
         options: as for `trac.train`.
@@ -71,8 +71,8 @@ def every_limit(
 
     Example:
         >>> config = trac.TracConfig(task="BallRun", steps=4, bc_steps=2, eval_episodes=0)
-        >>> policy = every_limit(data, config, (10, 20, 40), progress=False).policy
-        >>> at_limit(policy, 15, (10, 20, 40)).act(data.observations[0]).shape
+        >>> run = every_limit(data, config, (10, 20, 40), progress=False)
+        >>> at_limit(run, 15).act(data.observations[0]).shape
         (2,)
     """
     scaled(0, limits)  # refuses limits that are none, before anything is done
@@ -82,24 +82,33 @@ def every_limit(
     stacked = with_limits(data, limits)
     parts = [[segments_of(data, c.replace(cost_limit=float(limit))) for limit in limits] for c in configs]
     segments = [_stacked(data, part, balanced) for part in parts]
-    options |= dict(algorithm="every_limit", single=isinstance(config, TracConfig))
+    record = {"limits": [float(limit) for limit in limits]}
+    options |= dict(algorithm="every_limit", single=isinstance(config, TracConfig), record=record)
     return train_on(stacked, configs, segments, **options)
 
 
-def at_limit(policy: Policy, limit: float, limits: Sequence[float]) -> Policy:
-    """The policy that `every_limit` trained, asked for one limit: a `Policy` of the task's own observations.
+def at_limit(run: Run, limit: float) -> Policy:
+    """The last policy of a run of `every_limit`, asked for one limit: a `Policy` of the task's own observations.
 
     Args:
-        policy: a run's `policy`, `reference` or `best`.
+        run: its record has the training limits.
         limit: the limit to ask for [cost per episode]. Beyond the training limits the policy may do anything: see the
             book's appendix M.
-        limits: the training limits.
+
+    Raises:
+        ConfigError: the run is not one of `every_limit`; the limit is negative or not finite.
 
     Example:
-        >>> at_limit(Policy(8, 2, hidden=(8,)), 15, (10, 20, 40)).obs_dim
+        >>> config = trac.TracConfig(task="BallRun", steps=4, bc_steps=2, eval_episodes=0)
+        >>> at_limit(every_limit(data, config, (10, 20, 40), progress=False), 15).obs_dim
         7
     """
-    settings, state = dict(policy.settings), policy.state_dict()
+    if not isinstance(run, Run) or "limits" not in run.record:
+        raise ConfigError("at_limit asks a run that every_limit trained, whose record has its limits: pass such a run.")
+    if not 0 <= limit < np.inf:
+        raise ConfigError(f"limit={limit} must be a finite number, 0 or more.")
+    limits = run.record["limits"]
+    settings, state = dict(run.policy.settings), run.policy.state_dict()
     settings["obs_dim"] -= 1
     weight = state["layers.0.weight"]
     state["layers.0.weight"] = weight[:, :-1]

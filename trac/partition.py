@@ -232,6 +232,38 @@ def _released_segments(data: Trajectories, length: int, horizon: int, seed: int)
     return data.starts[episodes] + offsets, episodes
 
 
+def check_segments(data: Trajectories, segments: Segments) -> None:
+    """Raise PartitionError for segments that were not cut from these trajectories, or whose labels are none.
+
+    >>> check_segments(data, trac.partition(data, cost_limit=20))
+    >>> check_segments(trac.load("BallCircle"), trac.partition(data, cost_limit=20))
+    Traceback (most recent call last):
+    trac.partition.PartitionError: segment 433 is of none of the log's 528 episodes: cut segments from this log.
+    """
+    starts, episodes, length = segments.starts, segments.episodes, segments.length
+    for name in ("starts", "episodes", "labels", "weights", "returns", "costs"):
+        if (shape := np.shape(getattr(segments, name))) != (len(segments),) or not len(segments):
+            raise PartitionError(f"segments.{name} has shape {shape}: it must have one entry for each segment.")
+    if np.isin(segments.labels, (0, 1), invert=True).any():
+        raise PartitionError("each label of a segment must be 1, desirable, or 0, undesirable.")
+    if not (np.isfinite(segments.weights) & (segments.weights >= 0)).all():
+        raise PartitionError("each weight of a segment must be a finite number, 0 or more.")
+
+    def refuse(wrong: np.ndarray, what: str) -> None:
+        if wrong.any():
+            raise PartitionError(f"segment {wrong.argmax()} {what}: cut segments from this log.")
+
+    refuse((episodes < 0) | (episodes >= len(data.starts)), f"is of none of the log's {len(data.starts)} episodes")
+    first = data.starts[episodes]
+    outside = (starts < first) | (starts + length > first + data.lengths[episodes]) | (length < 1)
+    refuse(outside, "does not lie within its episode")
+    for name, values in (("costs", data.costs), ("returns", data.rewards)):
+        sums, given = _segment_sums(data, values, starts, length), getattr(segments, name)
+        # Close, because sums of one's own may be rounded in another order.
+        near = np.isclose(given, sums, rtol=1e-4, atol=1e-4 * np.abs(sums).max())
+        refuse(~near, f"has other {name} than its steps in the log")
+
+
 def _segment_sums(data: Trajectories, values: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:
     # The sum so far begins anew in each episode: beside one huge value the others would be rounded away.
     before = np.zeros(len(values))

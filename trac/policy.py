@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from trac import score
+from trac.envs.randomness import PROCESS
 
 LOG_STD_MIN, LOG_STD_MAX = -5.0, 2.0
 
@@ -65,7 +66,8 @@ class Policy(nn.Module):
         self.settings: dict[str, Any] = dict(obs_dim=obs_dim, act_dim=act_dim, hidden=list(hidden), kind=kind)
         self.obs_dim, self.act_dim, self.kind = obs_dim, act_dim, kind
         pairs = itertools.pairwise(layer_sizes(obs_dim, act_dim, hidden, kind))
-        with torch.random.fork_rng(devices=[]):  # torch's own initial weights draw from the global generator
+        # torch's own initial weights draw from the global generator, which another thread may have seeded.
+        with PROCESS, torch.random.fork_rng(devices=[]):
             self.layers: Any = nn.ModuleList(nn.Linear(*pair) for pair in pairs)
         with torch.no_grad():
             for parameter in self.parameters():

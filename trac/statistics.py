@@ -4,6 +4,7 @@ Over the episodes of one policy: `bootstrap_interval`. Over seeds, which are few
 """
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -104,13 +105,15 @@ def betting_wealth(values: ArrayLike, mean: float, *, highest: float, bets: int 
         (..., N) wealth after each value.
 
     Raises:
-        ValueError: a value is outside of 0 to `highest`, or `mean` is not inside.
+        ValueError: a value is outside of 0 to `highest`, or `mean` is not inside; there is no bet.
 
     Example:
         >>> betting_wealth([1, 1, 0, 1], 0.5, highest=1).round(2).tolist()
         [1.5, 2.33, 0.94, 1.34]
     """
     values = np.asarray(values, dtype=np.float64)
+    if not isinstance(bets, Integral) or bets < 1:
+        raise ValueError(f"bets={bets} must be a whole number, at least 1.")
     if not 0 < mean < highest < np.inf:
         raise ValueError(f"mean={mean} must lie between 0 and highest={highest}, which must be finite.")
     if not ((values >= 0) & (values <= highest)).all():
@@ -228,6 +231,8 @@ def _checked(runs: pd.DataFrame, settings: Sequence[str]) -> pd.DataFrame:
             f"{named} has more than one row, and a seed counts once: choose among them first, such "
             f"as the rows of the last model, or name the column in which they differ."
         )
+    if not pd.api.types.is_numeric_dtype(runs.seed):
+        raise ValueError(f"seed holds {runs.seed.dtype}, where 0 and '0' are two: make numbers of it, by astype(int).")
     for score in needed[-2:]:
         if not pd.api.types.is_numeric_dtype(runs[score]):
             raise ValueError(f"{score} holds {runs[score].dtype}: make numbers of it, by astype(float).")

@@ -23,7 +23,7 @@ from trac.data.tasks import TASKS
 from trac.data.trajectories import Trajectories
 from trac.envs import MissingSimulator, open_env
 from trac.envs.checked import check_log
-from trac.partition import Segments, segments_of
+from trac.partition import Segments, check_segments, segments_of
 from trac.policy import torch_defaults
 
 C = TypeVar("C", bound=Settings)
@@ -34,6 +34,8 @@ _SHARED = (
     *("task", "batch_size", "bc_steps", "steps", "hidden", "dropout", "policy", "reference", "init", "use", "clamp"),
     *("bc_coef", "log_every", "eval_every", "eval_episodes"),
 )
+
+_threaded_in: int | None = None  # the process that trained with several threads: this one, or one it was forked from
 
 # What a run leaves in its folder: at its end, and on the way.
 _TRACES = (("run.json", "[0-9][0-9][0-9]/run.json"), ("checkpoints/*/*",))
@@ -113,7 +115,8 @@ def train(
         A Run, or a list of Runs in the order of the configs.
 
     Raises:
-        ConfigError: a config's task is not the data's; there is no such device; `out` holds another run.
+        ConfigError: a config's task is not the data's; there is no such device; `out` holds another run; the process
+            was forked from one that had trained with several threads.
         PartitionError: a config's partition leaves nothing to learn.
         MissingSimulator: the configs ask for evaluation, and the task's simulator is not installed.
         CheckpointError: `out` cannot be written or is in use by another process, or no checkpoint in it can be read.
@@ -151,9 +154,12 @@ def train_on(
     algorithm: str = "trac",
     device: str | torch.device | None = None,
     capture: bool = True,
+    record: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Run | list[Run]:
-    """`train` on given segments, one set for each config; `options` as for `run_all`.
+    """`train` on given segments, one set for each config; `options` as for `run_all`, `record` for all runs' records.
+
+    Raises PartitionError for segments that do not fit the data; for the rest see `train`.
 
     >>> config = trac.TracConfig(task="BallRun", steps=4, bc_steps=2, eval_episodes=0)
     >>> own = trac.partition(data, cost_limit=20, segment_ratio=0.5)
@@ -161,6 +167,8 @@ def train_on(
     50
     """
     where = find_device(device)
+    for s in segments:
+        check_segments(data, s)
     stacks: dict[tuple[Any, ...], list[int]] = {}
     for index, (c, s) in enumerate(zip(configs, segments, strict=True)):
         stacks.setdefault((s.length, *(getattr(c, name) for name in _SHARED)), []).append(index)
@@ -174,7 +182,10 @@ def train_on(
     if options.get("out") is not None:  # checkpoints alone need it
         identity |= {"segments": fingerprint(*arrays)} | data_identity(data, ("observations", "actions"))
     counts = ("length", "total", "too_short", "too_short_unsafe")
-    records = [{"segments": {name: getattr(s, name) for name in counts} | {"labelled": len(s)}} for s in segments]
+    records = [
+        {"segments": {name: getattr(s, name) for name in counts} | {"labelled": len(s)}, **(record or {})}
+        for s in segments
+    ]
     return run_all(groups, identity=identity, records=records, **options)
 
 
@@ -225,7 +236,8 @@ def run_all(
         raise ConfigError(f"precision={precision!r} must be 'tf32' or 'float32'.")
     if resume and out is None:
         raise ConfigError("resume=True goes on from the checkpoints in a folder: pass out=, too.")
-    folder = None if out is None else Path(out).expanduser()
+    _refuse_forked_threads()
+    folder = None if out is None else Path(out).expanduser().absolute()  # wherever a tracker goes
     options: dict[str, Any] = dict(identity=identity, resume=resume, progress=progress)
     options |= dict(checkpoint_every=checkpoint_every, simulator=simulator)
     finished: dict[int, Run] = {}
@@ -333,6 +345,20 @@ def find_device(device: str | torch.device | None) -> torch.device:
     if found.type == "cuda" and found.index is None:
         found = torch.device("cuda", torch.cuda.current_device())
     return found
+
+
+def _refuse_forked_threads() -> None:
+    """OpenMP's threads do not survive a fork: where the parent had some, the child would wait for them for ever."""
+    global _threaded_in
+    if torch.get_num_threads() == 1:
+        return
+    if _threaded_in not in (None, os.getpid()):
+        raise ConfigError(
+            f"this process was forked from one that had trained with several threads, and would hang with "
+            f"{torch.get_num_threads()}. Start it by multiprocessing's 'spawn' or 'forkserver', or by joblib's loky; "
+            f"or set OMP_NUM_THREADS=1 before Python starts."
+        )
+    _threaded_in = os.getpid()
 
 
 def _parts(indices: list[int], most: int) -> list[list[int]]:

@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -181,6 +182,18 @@ def test_an_episode_is_the_same_in_any_process(name):
     one, two = (trac.evaluate(policy, **options, workers=workers).episodes for workers in (1, 2))
     pd.testing.assert_frame_equal(one, two)
     assert one["return"].nunique() == 2
+
+
+def test_runs_in_two_threads_have_the_bits_of_runs_alone(data, tmp_path):
+    alone = [TRAIN["cpq"](data, small("cpq", seed=seed), device="cpu", progress=False) for seed in (0, 1)]
+    alone[0].save(tmp_path)
+    with ThreadPoolExecutor() as pool:
+        together = [
+            pool.submit(TRAIN["cpq"], data, small("cpq", seed=seed), device="cpu", progress=False) for seed in (0, 1)
+        ]
+        while not all(run.done() for run in together):  # new weights draw from the global generator, too
+            trac.load_run(tmp_path), trac.policy.Policy(8, 2, hidden=(16,))
+    assert all(same(one.policy, run.result().policy) for one, run in zip(alone, together, strict=True))
 
 
 def test_a_list_of_configs_trains_one_after_the_other(data, tmp_path):

@@ -183,3 +183,10 @@ def test_a_policy_of_ones_own_class_is_refused_before_anything_is_written(tmp_pa
     with pytest.raises(ValueError, match="Mine is not a class of trac's that belongs there; only those can be read"):
         mine.save(tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("of", "name"), [("config", "kappa"), ("policy", "kind"), ("reference", "kind")])
+def test_a_setting_that_is_missing_is_named_and_has_no_default(folder, of, name):
+    edit(folder, lambda m: (m["config"] if of == "config" else m["policies"][of])["settings"].pop(name))
+    with pytest.raises(ConfigError, match=rf"run.json lacks the setting {name} of the {of}"):
+        trac.load_run(folder)

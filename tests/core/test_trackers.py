@@ -1,4 +1,6 @@
+import sys
 import warnings
+from types import SimpleNamespace
 
 import pytest
 from baseline_cases import TRAIN, small
@@ -109,6 +111,19 @@ def test_tensorboard(data, tmp_path):
         found = events.Scalars("loss")
         assert [event.step for event in found] == run.history.step.tolist()
         assert [event.value for event in found] == pytest.approx(run.history.loss.tolist())
+
+
+def test_tensorboards_folder_stays_the_same_when_the_directory_changes(tmp_path, monkeypatch):
+    places = []
+    # In place of TensorBoard, which is not installed everywhere.
+    writer = SimpleNamespace(add_scalar=lambda *_: None, flush=lambda: None)
+    module = SimpleNamespace(SummaryWriter=lambda place, purge_step: places.append(place) or writer)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+    monkeypatch.chdir(tmp_path)
+    track = trackers.tensorboard("tb")
+    monkeypatch.chdir("/")
+    track(0, 1, {"loss": 0.5})
+    assert places == [str(tmp_path / "tb" / "000")]
 
 
 def test_mlflow(data, tmp_path, monkeypatch):

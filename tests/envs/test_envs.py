@@ -1,10 +1,14 @@
 """Simulators that are made, missing, and changed."""
 
+import os
+import threading
+
 import numpy as np
 import pytest
 
 import trac
 from trac.envs import MissingSimulator, OptionError, bullet, make
+from trac.envs.randomness import PROCESS
 from trac.evaluate import rollout
 
 TASK = dict(task="BallRun", cost_limit=20)
@@ -126,3 +130,23 @@ def test_options_belong_to_tasks():
         make("BallCircle", {"speed_limit": 0.5})
     with pytest.raises(OptionError, match="belongs to metadrive"):
         make("easydense", {"mass": 2.0})
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded")
+def test_a_fork_waits_for_a_thread_that_has_lent_the_generators():
+    held, free = threading.Event(), threading.Event()
+
+    def hold():
+        with PROCESS:
+            held.set()
+            free.wait(0.3)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+    child = os.fork()
+    if not child:
+        os._exit(0 if PROCESS.acquire(timeout=5) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    thread.join()

@@ -71,6 +71,15 @@ def test_lines_above_the_table_are_left_out(tmp_path):
     assert "made by" not in written.read_text()
 
 
+def test_the_table_is_not_replaced_by_its_page(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("results.csv", "results.html"):  # the second would be its own page
+        Path(name).write_text("a,b\n1,2\n")
+        with pytest.raises(ValueError, match=f"{name} is the table itself, which the page would replace"):
+            write_page(Path(name), tmp_path / name if name.endswith("csv") else None)
+        assert Path(name).read_text() == "a,b\n1,2\n"
+
+
 STEPS = """
 <script>
 const seen = () => [...document.querySelectorAll("tbody tr")].filter(r => !r.hidden).map(r => r.cells[0].textContent[0])

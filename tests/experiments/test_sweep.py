@@ -131,6 +131,42 @@ def test_a_damaged_result_is_named_left_out_and_made_again(tmp_path, small, at_o
     assert at_once[2:] == points[:1] and sorted(collect(tmp_path).alpha) == [0.1, 0.2]
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(alpha=0.2), "it has alpha=0.2, and its point alpha=0.1"),
+        (dict(seeds=[1]), r"it has seeds=\[1\], and its point seeds=\[0\]"),
+        (None, "it has no runs"),
+    ],
+)
+def test_another_points_result_is_named_left_out_and_made_again(tmp_path, small, at_once, change, message):
+    point = parameters(small) | dict(alpha=0.1)
+    sweep.sweep(small, tmp_path, [point])
+    path = tmp_path / "points" / sweep.point_hash(point) / "result.json"
+    result = json.loads(path.read_text())
+    path.write_text(json.dumps(result | {"parameters": point | change} if change else result | {"runs": []}))
+    with pytest.warns(UserWarning, match=message):
+        assert not len(collect(tmp_path))
+    with pytest.warns(UserWarning, match=message):
+        sweep.sweep(small, tmp_path, [point])
+    assert at_once == [point] * 2 and collect(tmp_path).alpha.tolist() == [0.1]
+
+
+def test_a_notebook_that_writes_another_points_result_is_told(tmp_path, small):
+    small.write_text(small.read_text().replace("dict(alpha=alpha, wait", "dict(alpha=0.9, wait"))
+    said = sweep.run_point(str(small), str(tmp_path / "point"), dict(alpha=0.3), 1)
+    assert "result.json that is not this point's" in said and "it has alpha=0.9, and its point alpha=0.3" in said
+
+
+@pytest.mark.parametrize(
+    ("seeds", "message"), [([0, "0"], "entry 1 must be a valid integer"), ([0, False], "entry 1"), ([2, 2], "2 twice")]
+)
+def test_seeds_that_are_one_seed_twice_are_refused(tmp_path, small, at_once, seeds, message):
+    with pytest.raises(ConfigError, match=message):
+        sweep.sweep(small, tmp_path / "out", [parameters(small) | dict(seeds=seeds)])
+    assert not at_once
+
+
 def test_defaults_may_be_expressions_and_the_notebook_need_not_name_its_kernel(tmp_path):
     notebook = nbformat.v4.new_notebook()
     source = (
@@ -140,7 +176,8 @@ def test_defaults_may_be_expressions_and_the_notebook_need_not_name_its_kernel(t
     nbformat.write(notebook, tmp_path / "it.ipynb")
     assert parameters(tmp_path / "it.ipynb") == dict(width=64, hidden=[64, 64], steps=4000, limit=float("inf"))
     place = tmp_path / "point"
-    assert sweep.run_point(str(tmp_path / "it.ipynb"), str(place), dict(steps=10), 1) is None
+    said = sweep.run_point(str(tmp_path / "it.ipynb"), str(place), dict(steps=10), 1)
+    assert said == f"the notebook ended without writing its result, {place / 'result.json'}"
     assert "steps = 10" in (place / "notebook.ipynb").read_text()
 
 
@@ -308,7 +345,8 @@ def test_the_folder_of_temporary_files_may_be_lost_between_two_points(tmp_path, 
 
 
 def test_a_point_that_another_worker_finished_is_not_run_again(tmp_path, small):
-    result = {"parameters": dict(alpha=0.5), "code": "x", "threads": 1, "seconds": 1.0, "runs": []}
+    result = {"parameters": dict(alpha=0.5), "code": "x", "threads": 1, "seconds": 1.0}
+    result["runs"] = [dict(seed=0, model="last", scores=dict(cost=1.0))]
     (tmp_path / "result.json").write_text(json.dumps(result))
     assert sweep.run_point(str(small), str(tmp_path), dict(alpha=0.5), 1) is None
     assert json.loads((tmp_path / "result.json").read_text()) == result and not (tmp_path / "calls").exists()

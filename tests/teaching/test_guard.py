@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 
 import trac
 from trac.teaching.guard import Guard, distance_to
@@ -48,3 +49,8 @@ def test_a_guard_is_evaluated_like_a_policy_and_one_that_never_acts_changes_noth
     assert alone.equals(watched) and np.shape(guard.taken) == (2, 100) and not np.any(guard.taken)
     spared = trac.evaluate(Guard(Push(1), Push(-1), budget=1), **options).episodes
     assert (spared["return"] < alone["return"]).all()
+
+
+def test_a_guard_that_no_episode_was_started_for_says_so() -> None:
+    with pytest.raises(RuntimeError, match=r"call start\(seed\) at the beginning"):
+        Guard(Push(1), Push(-1)).act(np.zeros(3))

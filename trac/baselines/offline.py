@@ -25,6 +25,7 @@ from trac.core.capture import Captured
 from trac.core.run import Run
 from trac.data.tasks import TASKS, get_task
 from trac.data.trajectories import KEYS, Trajectories
+from trac.envs.randomness import PROCESS
 from trac.train import config_list, data_identity, find_device, run_all
 
 INITIAL, UPDATE = 0, 1  # what a run's random numbers are for; with the seed and a counter the key of each draw
@@ -113,6 +114,8 @@ def horizon(data: Trajectories) -> int:
 def seeded(device: torch.device, seed: int, *key: int) -> Iterator[None]:
     """Inside, the device's default generator starts from this key; after it, it goes on as if nothing had been.
 
+    The generator is the process's, so that other threads wait for their turn.
+
     >>> with seeded(torch.device("cpu"), 0, UPDATE, 1):
     ...     first = torch.rand(3)
     >>> with seeded(torch.device("cpu"), 0, UPDATE, 1):
@@ -122,13 +125,14 @@ def seeded(device: torch.device, seed: int, *key: int) -> Iterator[None]:
     generator = torch.default_generator
     if device.type == "cuda":
         generator = torch.cuda.default_generators[device.index]
-    state = generator.get_state()
     words = np.random.SeedSequence(seed, spawn_key=key).generate_state(1, np.uint64)
-    generator.manual_seed(int(words[0]))
-    try:
-        yield
-    finally:
-        generator.set_state(state)
+    with PROCESS:
+        state = generator.get_state()
+        generator.manual_seed(int(words[0]))
+        try:
+            yield
+        finally:
+            generator.set_state(state)
 
 
 class OfflineLearner(nn.Module):

@@ -24,7 +24,7 @@ from trac.core.run import Run
 from trac.core.trackers import Tracker
 from trac.data.tasks import TASKS
 from trac.envs import MakeEnv, open_env
-from trac.envs.randomness import numpy_state
+from trac.envs.randomness import PROCESS, numpy_state
 from trac.evaluate import scored_task
 from trac.train import find_device, run_all
 
@@ -280,6 +280,6 @@ def train_online(
 
 @contextmanager
 def _global_generators_as_they_were() -> Iterator[None]:
-    # Stable-Baselines3 seeds the global generators, and the simulators draw from NumPy's.
-    with torch.random.fork_rng(), numpy_state(np.random.get_state()):
+    # Stable-Baselines3 seeds the global generators, and the simulators draw from NumPy's. Other threads wait meanwhile.
+    with PROCESS, torch.random.fork_rng(), numpy_state(np.random.get_state()):
         yield

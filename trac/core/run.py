@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,9 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from trac.config import ConfigError, Settings
+from trac.config import ConfigError, Settings, field_types
 from trac.data.files import write_file
+from trac.envs.randomness import PROCESS
 from trac.policy import torch_defaults
 
 FORMAT = 2  # of a saved run; 1 was written by trac-book 0.1
@@ -118,7 +120,9 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
         if manifest.get("format", 1) != FORMAT:
             found = manifest.get("format", 1)
             raise ValueError(f"it has format {found}, this version reads {FORMAT}; format 1 is of trac-book 0.1")
-        config = _class(manifest["config"]["class"], Settings).from_dict(manifest["config"]["settings"])
+        kind, settings = _class(manifest["config"]["class"], Settings), manifest["config"]["settings"]
+        _complete("config", field_types(kind), settings)
+        config = kind.from_dict(settings)
         contents = {name: (folder / name).read_bytes() for name in ("weights.safetensors", "history.csv")}
         for name, content in contents.items():
             if (digest := hashlib.sha256(content).hexdigest()) != manifest.get("files", {}).get(name, digest):
@@ -126,7 +130,10 @@ def load_run(folder: str | os.PathLike[str]) -> Run:
         weights = safetensors.torch.load(contents["weights.safetensors"])
         policies: dict[str, Any] = {"reference": None, "best": None}
         for name, made in manifest["policies"].items():
-            policies[name] = _class(made["class"], nn.Module)(**made["settings"])
+            # New weights draw from the global generator, which another thread may have seeded.
+            with PROCESS, torch.random.fork_rng(devices=[]):
+                policies[name] = _class(made["class"], nn.Module)(**made["settings"])
+            _complete(name, policies[name].settings, made["settings"])
             policies[name].load_state_dict(
                 {key.removeprefix(f"{name}."): x for key, x in weights.items() if key.startswith(f"{name}.")}
             )
@@ -168,6 +175,12 @@ def processor() -> str:
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"run.json has {name}, which is not JSON")
+
+
+def _complete(of: str, wanted: Iterable[str], settings: Mapping[str, Any]) -> None:
+    """A setting that is missing would have its default, whatever the run had."""
+    if lacking := [name for name in wanted if name not in settings]:
+        raise ValueError(f"run.json lacks the setting {', '.join(lacking)} of the {of}")
 
 
 def _name(instance: Any) -> str:

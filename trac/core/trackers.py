@@ -26,6 +26,7 @@ def tensorboard(folder: str | os.PathLike[str]) -> Tracker:
     except ImportError as error:
         raise ImportError(f"This needs TensorBoard ({error}). Install it with: pip install tensorboard") from error
     writers: dict[int, Any] = {}
+    folder = os.path.abspath(folder)
 
     def track(run: int, step: int, row: dict[str, Any]) -> None:
         if run not in writers:  # what is there of these steps already, from before a resume, is not shown

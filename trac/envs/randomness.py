@@ -1,5 +1,6 @@
 """NumPy's global generator, from which the simulators draw, lent and given back."""
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,7 +8,10 @@ from typing import Any
 
 import numpy as np
 
-PROCESS = threading.RLock()  # held while what belongs to the whole process is lent: this generator, the output streams
+# Held while what belongs to the whole process is lent: NumPy's and torch's global generators, the output streams.
+PROCESS = threading.RLock()
+if hasattr(os, "register_at_fork"):  # a child would wait for ever for a thread that it has not
+    os.register_at_fork(before=PROCESS.acquire, after_in_parent=PROCESS.release, after_in_child=PROCESS.release)
 
 
 @contextmanager

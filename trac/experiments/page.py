@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from trac.config import ConfigError
 from trac.data.files import write_file
 
 PAGE = """<!doctype html>
@@ -77,10 +78,12 @@ def write_page(results: Path, out: Path | None = None) -> Path:
     >>> write_page(folder / "results.csv").name
     'results.html'
     """
+    out = out or results.with_suffix(".html")
+    if out.resolve() == results.resolve():
+        raise ConfigError(f"{results} is the table itself, which the page would replace: choose another name by --out.")
     comments = 0
     with results.open(encoding="utf-8") as file:
         while file.readline().startswith("#"):
             comments += 1
-    out = out or results.with_suffix(".html")
     write_file(out, page(pd.read_csv(results, skiprows=comments), results.stem).encode())
     return out

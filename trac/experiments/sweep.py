@@ -3,7 +3,8 @@
     python -m trac sweep notebooks/ablation.ipynb --out runs/alpha --grid alpha=0.1,0.2,0.5 --set steps=6000
 
 A point is one set of the notebook's parameters. Its folder, out/points/<hash of the parameters>, holds
-the executed notebook, log.txt, the run's checkpoints and, when it is finished, result.json.
+the executed notebook, log.txt, the run's checkpoints and, when it is finished, result.json, which has the point's
+parameters and its runs.
 """
 
 import hashlib
@@ -22,12 +23,14 @@ import pandas as pd
 from filelock import FileLock
 from tqdm import tqdm
 
-from trac.config import ConfigError
+from trac.config import ConfigError, checked
 from trac.core.checkpoint import locked
 from trac.data.files import write_file
+from trac.experiments.grid import SEEDS
 from trac.experiments.source import source_hash
 
 RETRIES = 2  # of a point whose kernel or worker died
+_DAMAGED = (ValueError, LookupError, TypeError, AttributeError)  # what reading a file that is no result raises
 POINTS = f"points/{'[0-9a-f]' * 12}"
 
 
@@ -97,7 +100,7 @@ def point_hash(point: dict[str, Any]) -> str:
 
 
 def run_point(notebook: str, folder: str, point: dict[str, Any], threads: int) -> str | None:
-    """Execute one point in this process's folder of it; returns None, or the notebook's error in one line.
+    """Execute one point in this process's folder of it; returns None, or what went wrong in one line.
 
     >>> point = parameters(Path("notebooks/ablation.ipynb")) | {"alpha": 0.1}
     >>> run_point("notebooks/ablation.ipynb", str(folder), point, threads=1)  # trains  # doctest: +SKIP
@@ -134,6 +137,12 @@ def run_point(notebook: str, folder: str, point: dict[str, Any], threads: int) -
             )
     except PapermillExecutionError as error:
         return f"{error.ename}: {error.evalue}"
+    try:
+        _result(place)
+    except FileNotFoundError:
+        return f"the notebook ended without writing its result, {place / 'result.json'}"
+    except _DAMAGED as error:
+        return f"the notebook wrote a result.json that is not this point's ({error!r})"
     return None
 
 
@@ -161,18 +170,28 @@ def _source_hash(notebook: Path, point: dict[str, Any]) -> str | None:
 
 
 def _rows(place: Path) -> list[dict[str, Any]] | None:
-    """The rows of a finished point; None without a result. A damaged one is named, and counts as none."""
-    path = place / "result.json"
-    if not path.is_file():
-        return None
+    """The rows of a finished point; None without a result. One that is none of its own is named, and counts as none."""
     try:
-        result = json.loads(path.read_text())
-        common = {"point": place.name} | {k: v for k, v in result["parameters"].items() if k != "seeds"}
-        common |= {key: result[key] for key in ("code", "threads", "seconds")}
-        return [common | run["scores"] | {"seed": run["seed"], "model": run["model"]} for run in result["runs"]]
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        warnings.warn(f"{path} is damaged ({error!r}) and left out; the sweep makes it again.", stacklevel=3)
+        return _result(place) if (place / "result.json").is_file() else None
+    except _DAMAGED as error:
+        found = f"{place / 'result.json'} is damaged ({error!r})"
+        warnings.warn(f"{found} and left out; the sweep makes it again.", stacklevel=3)
         return None
+
+
+def _result(place: Path) -> list[dict[str, Any]]:
+    """The rows of a point's result.json; one of `_DAMAGED` where it is no result, or another point's."""
+    result, made_by = json.loads((place / "result.json").read_text()), place / "point.json"
+    point = json.loads(made_by.read_text())["parameters"] if made_by.is_file() else {}
+    for name, found in result["parameters"].items():
+        # As text, too, for nan is not itself.
+        if name in point and found != point[name] and json.dumps(found) != json.dumps(point[name]):
+            raise ValueError(f"it has {name}={found!r}, and its point {name}={point[name]!r}")
+    if not result["runs"]:
+        raise ValueError("it has no runs")
+    common = {"point": place.name} | {k: v for k, v in result["parameters"].items() if k != "seeds"}
+    common |= {key: result[key] for key in ("code", "threads", "seconds")}
+    return [common | run["scores"] | {"seed": run["seed"], "model": run["model"]} for run in result["runs"]]
 
 
 def sweep(
@@ -199,6 +218,7 @@ def sweep(
 
     Raises:
         CheckpointError: another process is at work in this folder.
+        ConfigError: a point's seeds are not whole numbers, or one is there twice.
 
     Example:
         >>> from trac.experiments.grid import plan
@@ -210,7 +230,11 @@ def sweep(
     if threads < 1:
         raise ValueError(f"threads={threads} must be at least 1.")
     _import("papermill")
-    out, notebook = out.resolve(), notebook.resolve()
+    out, notebook, points = out.resolve(), notebook.resolve(), list(points)
+    for point in points:
+        seeds = checked("seeds", point.get("seeds", ()), SEEDS)
+        if again := [seed for i, seed in enumerate(seeds) if seed in seeds[:i]]:
+            raise ConfigError(f"seeds has {again[0]!r} twice.")
     failed: dict[str, str] = {}
     with locked(out):
         wanted = [(_setting(point), point) for point in points]

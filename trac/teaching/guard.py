@@ -74,7 +74,9 @@ class Guard:
         self.taken.append([])
 
     def act(self, observation: np.ndarray) -> np.ndarray:
-        """The policy's action (act_dim,), or the fallback's."""
+        """The policy's action (act_dim,), or the fallback's. Raises RuntimeError where no episode was started."""
+        if not self.taken:
+            raise RuntimeError("the guard acts within an episode: call start(seed) at the beginning of each one.")
         action = self.policy.act(observation)
         far = self.distance is not None and self.distance(observation, action) > self.threshold
         takes = bool(far or self.spent >= self.budget)
