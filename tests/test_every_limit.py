@@ -15,17 +15,20 @@ from trac.policy import Policy
 LIMITS = (5, 8, 15)
 
 
-def observed(observations, limit):
-    """(o, z), with z from -1 at the smallest limit to 1 at the largest."""
+def observed(observations, limit, products=False):
+    """(o, z), with z from -1 at the smallest limit to 1 at the largest; with products (o, z o, z)."""
     z = (limit - (LIMITS[0] + LIMITS[-1]) / 2) / ((LIMITS[-1] - LIMITS[0]) / 2)
-    return np.concatenate([observations, np.full((len(observations), 1), z)], axis=1).astype(np.float32)
+    parts = [observations, z * observations, np.full((len(observations), 1), z)]
+    return np.concatenate(parts if products else parts[::2], axis=1).astype(np.float32)
 
 
-def test_each_copy_of_the_log_holds_its_limit_and_nothing_else_changes(data):
-    stacked, size = with_limits(data, LIMITS), len(data)
+@pytest.mark.parametrize("products", [False, True])
+def test_each_copy_of_the_log_holds_its_limit_and_nothing_else_changes(data, products):
+    stacked, size = with_limits(data, LIMITS, products), len(data)
     for copy, limit in enumerate(LIMITS):
         rows = slice(copy * size, (copy + 1) * size)
-        np.testing.assert_allclose(stacked.observations[rows], observed(data.observations, limit), rtol=1e-6)
+        expected = observed(data.observations, limit, products)
+        np.testing.assert_allclose(stacked.observations[rows], expected, rtol=1e-6)
         for name in ("actions", "rewards", "costs", "terminals", "timeouts"):
             np.testing.assert_array_equal(getattr(stacked, name)[rows], getattr(data, name))
     np.testing.assert_array_equal(stacked.returns, np.tile(data.returns, 3))
@@ -66,15 +69,18 @@ def test_balanced_each_limits_classes_weigh_against_each_other_as_when_trained_a
         np.testing.assert_allclose(got, expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("products", [False, True])
 @pytest.mark.parametrize("kind", ["deterministic", "gaussian"])
-def test_a_policy_at_a_limit_is_the_policy_that_sees_the_limit(kind):
+def test_a_policy_at_a_limit_is_the_policy_that_sees_the_limit(kind, products):
     observations = np.random.default_rng(0).standard_normal((50, 4)).astype(np.float32)
-    policy = Policy(5, 2, hidden=(16, 16), kind=kind).initialise(torch.Generator().manual_seed(0))
+    policy = Policy(9 if products else 5, 2, hidden=(16, 16), kind=kind)
+    policy.initialise(torch.Generator().manual_seed(0))
     before = {name: value.clone() for name, value in policy.state_dict().items()}
+    record = {"limits": list(LIMITS), "products": products}
     for limit in (0, 5, 11, 15, 40):
-        asked = at_limit(Run(None, policy, None, None, pd.DataFrame(), {"limits": list(LIMITS)}), limit)
+        asked = at_limit(Run(None, policy, None, None, pd.DataFrame(), record), limit)
         assert asked.obs_dim == 4
-        expected = policy.act(observed(observations, limit))
+        expected = policy.act(observed(observations, limit, products))
         np.testing.assert_allclose(asked.act(observations), expected, atol=1e-5)
     assert all(torch.equal(before[name], value) for name, value in policy.state_dict().items())
 

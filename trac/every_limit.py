@@ -31,20 +31,23 @@ def scaled(limit: float, limits: Sequence[float]) -> float:
     return float(2 * (limit - low) / (high - low) - 1)
 
 
-def with_limits(data: Trajectories, limits: Sequence[float]) -> Trajectories:
+def with_limits(data: Trajectories, limits: Sequence[float], products: bool = False) -> Trajectories:
     """The log once for each limit, end to end, without next_observations.
 
-    Each observation has its copy's scaled limit as one more number: (K N, obs_dim + 1) for K limits.
+    Each observation has its copy's scaled limit z as one more number: (K N, obs_dim + 1) for K limits; with
+    `products` z times the observation, too: (K N, 2 obs_dim + 1).
 
-    >>> with_limits(data, (10, 20, 40)).observations.shape
-    (193200, 8)
+    >>> [with_limits(data, (10, 40), products).observations.shape for products in (False, True)]
+    [(128800, 8), (128800, 15)]
     """
-    columns = [np.full((len(data), 1), scaled(limit, limits), dtype=np.float32) for limit in limits]
-    observations = np.concatenate([np.concatenate([data.observations, z], axis=1) for z in columns])
+    now, observations = data.observations, []
+    for z in (np.float32(scaled(limit, limits)) for limit in limits):
+        parts = [now, *([z * now] if products else []), np.full((len(data), 1), z)]
+        observations.append(np.concatenate(parts, axis=1))
     starts = np.concatenate([data.starts + len(data) * copy for copy in range(len(limits))])
     names = ("actions", "rewards", "costs", "terminals", "timeouts", "lengths")
     arrays: dict[str, Any] = {name: np.concatenate([getattr(data, name)] * len(limits)) for name in names}
-    return replace(data, observations=observations, starts=starts, _next=None, **arrays)
+    return replace(data, observations=np.concatenate(observations), starts=starts, _next=None, **arrays)
 
 
 def every_limit(
@@ -53,6 +56,7 @@ def every_limit(
     limits: Sequence[float],
     *,
     balanced: bool = True,
+    products: bool = False,
     **options: Any,
 ) -> Run | list[Run]:
     """Train one policy for all limits; ask it for one with `at_limit`.
@@ -63,6 +67,8 @@ def every_limit(
         limits: training limits [cost per episode], at least two; the run's record keeps them.
         balanced: let η hold at each limit. The loss sets the classes' sizes against each other in the whole batch,
             where the tight limits have most of the undesirable segments; weights make up for that.
+        products: the policy sees the limit times each observation, too, so that the limit scales the first layer's
+            weights and does not only shift its biases (as FiLM does, Perez et al. 2018, arXiv 1709.07871).
         options: as for `trac.train`.
 
     Raises:
@@ -79,10 +85,10 @@ def every_limit(
     configs = [c.replace(cost_limit=float(max(limits))) for c in config_list(data, config, TracConfig)]
     if any(c.eval_episodes for c in configs):
         raise ConfigError("set eval_episodes=0: evaluate the policy at a limit, by trac.evaluate(at_limit(...), ...).")
-    stacked = with_limits(data, limits)
+    stacked = with_limits(data, limits, products)
     parts = [[segments_of(data, c.replace(cost_limit=float(limit))) for limit in limits] for c in configs]
     segments = [_stacked(data, part, balanced) for part in parts]
-    record = {"limits": [float(limit) for limit in limits]}
+    record = {"limits": [float(limit) for limit in limits], "products": products}
     options |= dict(algorithm="every_limit", single=isinstance(config, TracConfig), record=record)
     return train_on(stacked, configs, segments, **options)
 
@@ -107,12 +113,12 @@ def at_limit(run: Run, limit: float) -> Policy:
         raise ConfigError("at_limit asks a run that every_limit trained, whose record has its limits: pass such a run.")
     if not 0 <= limit < np.inf:
         raise ConfigError(f"limit={limit} must be a finite number, 0 or more.")
-    limits = run.record["limits"]
+    products, z = run.record["products"], scaled(limit, run.record["limits"])
     settings, state = dict(run.policy.settings), run.policy.state_dict()
-    settings["obs_dim"] -= 1
+    dim = settings["obs_dim"] = (run.policy.obs_dim - 1) // (1 + products)
     weight = state["layers.0.weight"]
-    state["layers.0.weight"] = weight[:, :-1]
-    state["layers.0.bias"] = state["layers.0.bias"] + scaled(limit, limits) * weight[:, -1]
+    state["layers.0.weight"] = weight[:, :dim] + z * weight[:, dim:-1] if products else weight[:, :dim]
+    state["layers.0.bias"] = state["layers.0.bias"] + z * weight[:, -1]
     asked = Policy(**settings)
     asked.load_state_dict(state)
     return asked
