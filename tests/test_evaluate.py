@@ -124,6 +124,7 @@ def test_safe_is_at_most_the_limit(limit, costs, verdict):
         (dict(episodes=2.5), "episodes=2.5 must be a whole number, at least 1"),
         (dict(seed=None), "seed=None must be a whole number, at least 0"),
         (dict(seed=-1), "seed=-1 must be a whole number, at least 0"),
+        (dict(seed=True), "seed=True must be a whole number, at least 0"),
         (dict(workers=0), "workers=0 must be a whole number, at least 1"),
         (dict(cost_limit="20"), "cost_limit='20' must be 0 or more, or inf"),
         (dict(policy=Steer), r"type has no act\(observation\): pass a policy"),

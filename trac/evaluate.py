@@ -148,7 +148,7 @@ def evaluate_many(
         ("workers", 1 if workers is None else workers, 1),
     ]
     for name, number, least in numbers:
-        if not isinstance(number, int | np.integer) or number < least:
+        if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < least:
             raise ValueError(f"{name}={number!r} must be a whole number, at least {least}.")
     for policy, limit in zip(policies, cost_limits, strict=True):
         if not hasattr(policy, "act") or isinstance(policy, type):

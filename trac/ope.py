@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 from trac.baselines.losses import bellman_target, critic_loss, descend, fused_adam, soft_update, target_of
 from trac.baselines.networks import Ensemble
 from trac.data.trajectories import Trajectories
+from trac.envs.randomness import PROCESS
 from trac.policy import torch_defaults
 from trac.train import find_device
 
@@ -94,7 +95,7 @@ def fitted_q(
     signal, level = tensor(signals / unit), tensor(mean / unit)
     least, most = (tensor(ends[:, None] / unit) for ends in (signals.min(1), signals.max(1)))
     done = tensor(data.terminals | data.timeouts)
-    with torch.random.fork_rng(devices=[]):
+    with PROCESS, torch.random.fork_rng(devices=[]):  # other threads wait
         torch.manual_seed(seed)
         critic = Ensemble(4, [now.shape[1], *hidden]).to(where)
     slow, optimizer = target_of(critic), fused_adam(critic.parameters(), learning_rate)
