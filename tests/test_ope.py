@@ -5,8 +5,10 @@ import re
 import numpy as np
 import pytest
 import torch
+from conftest import make_arrays
 
 import trac
+from trac.baselines.cdt import CDTConfig, cdt
 from trac.data.trajectories import from_arrays
 from trac.ope import fitted_q, importance_sampling
 from trac.policy import Policy
@@ -176,6 +178,13 @@ def test_a_policy_of_another_shape_is_refused():
             fitted_q(log_of(episodes=5), Table(action, action))
 
 
+def test_a_policy_with_a_memory_is_refused():
+    config = CDTConfig(task="BallCircle", cost_limit=20, steps=2, batch_size=4, eval_episodes=0)
+    data = from_arrays("BallCircle", **make_arrays())
+    with pytest.raises(ValueError, match="a DecisionTransformer remembers the episode or draws its actions"):
+        fitted_q(data, cdt(data, config, progress=False).policy, updates=1)
+
+
 def test_what_is_no_ratio_is_refused():
     log = one_episode_each([1, 2], [0, 0], [2])
     for wrong in ([0.0], [0.0, np.inf]):
@@ -183,3 +192,5 @@ def test_what_is_no_ratio_is_refused():
             importance_sampling(log, wrong)
     with pytest.raises(ValueError, match="gamma=0"):
         importance_sampling(log, [0, 0], gamma=0)
+    with pytest.raises(ValueError, match="above 0 in all 2 transitions.* Take their logarithm"):
+        importance_sampling(log, np.exp([-1, 0.5]))

@@ -335,6 +335,7 @@ def test_a_forked_process_whose_parent_had_threads_is_refused_and_does_not_hang(
         (lambda s: dict(labels=s.labels * 2 - 1), "each label of a segment must be 1, desirable, or 0"),
         (lambda s: dict(weights=s.weights * np.nan), "each weight of a segment must be a finite number"),
         (lambda s: dict(weights=s.weights[1:]), "weights has shape"),
+        (lambda s: dict(cost_limit=s.cost_limit / 2), "the config's cost_limit is .*, and the segments are labelled"),
         (lambda s: {name: value[:0] for name, value in vars(s).items() if np.ndim(value)}, "starts has shape"),
     ],
 )

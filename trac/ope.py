@@ -56,7 +56,7 @@ def fitted_q(
 
     Raises:
         ValueError: a setting is out of range; the policy's actions are not finite, not of the data's shape or beyond
-            [-1, 1].
+            [-1, 1]; it has a memory or draws its actions.
         DatasetError: the data has no next_observations, or was changed in place to what cannot be used.
         ConfigError: there is no such device.
 
@@ -68,6 +68,11 @@ def fitted_q(
     """
     if not (0 < gamma <= 1 and 0 < tau <= 1 and updates >= 1 and batch_size >= 1):
         raise ValueError(f"{gamma=} and {tau=} must lie in (0, 1], {updates=} and {batch_size=} be 1 or more.")
+    if hasattr(policy, "start") or hasattr(policy, "observe"):
+        raise ValueError(
+            f"a {type(policy).__name__} remembers the episode or draws its actions, and no single state says what it "
+            f"does: fitted_q needs a policy that is a function of the state."
+        )
     data.check()
     data.check_next()
     where, horizon = find_device(device), int(data.lengths.max())
@@ -130,7 +135,7 @@ def importance_sampling(
         weights: from 1, where one episode has all the weight, to E, where all have the same.
 
     Raises:
-        ValueError: log_ratio has another shape or is not finite; gamma is out of range.
+        ValueError: log_ratio has another shape, is not finite, or is nowhere 0 or below; gamma is out of range.
         DatasetError: the data was changed in place to what cannot be used.
 
     Example:
@@ -142,6 +147,11 @@ def importance_sampling(
     ratio = np.asarray(log_ratio, dtype=np.float64)
     if ratio.shape != (len(data),) or not np.isfinite(ratio).all():
         raise ValueError(f"log_ratio has shape {ratio.shape}: pass {len(data)} finite numbers, one a transition.")
+    if ratio.min() > 0 and len(ratio) > 1:
+        raise ValueError(
+            f"log_ratio is above 0 in all {len(ratio)} transitions, as no logarithm of a ratio of densities is: are "
+            f"these the ratios? Take their logarithm."
+        )
     if not 0 < gamma <= 1:
         raise ValueError(f"gamma={gamma!r} must lie in (0, 1].")
     steps = np.arange(data.lengths.max())

@@ -232,11 +232,13 @@ def _released_segments(data: Trajectories, length: int, horizon: int, seed: int)
     return data.starts[episodes] + offsets, episodes
 
 
-def check_segments(data: Trajectories, segments: Segments) -> None:
-    """Raise PartitionError for segments that were not cut from these trajectories, or whose labels are none.
+def check_segments(data: Trajectories, segments: Segments, cost_limit: float) -> None:
+    """Raise PartitionError for segments that were not cut from these trajectories for that limit of an episode's cost.
 
-    >>> check_segments(data, trac.partition(data, cost_limit=20))
-    >>> check_segments(trac.load("BallCircle"), trac.partition(data, cost_limit=20))
+    Also for labels that are none.
+
+    >>> check_segments(data, trac.partition(data, cost_limit=20), 20)
+    >>> check_segments(trac.load("BallCircle"), trac.partition(data, cost_limit=20), 20)
     Traceback (most recent call last):
     trac.partition.PartitionError: segment 433 is of none of the log's 528 episodes: cut segments from this log.
     """
@@ -262,6 +264,12 @@ def check_segments(data: Trajectories, segments: Segments) -> None:
         # Close, because sums of one's own may be rounded in another order.
         near = np.isclose(given, sums, rtol=1e-4, atol=1e-4 * np.abs(sums).max())
         refuse(~near, f"has other {name} than its steps in the log")
+    scale = length / int(data.lengths.max())
+    if not np.isclose(segments.cost_limit, cost_limit * scale, rtol=1e-6):
+        raise PartitionError(
+            f"the config's cost_limit is {cost_limit:g}, and the segments are labelled for "
+            f"{segments.cost_limit / scale:g}: give each config the segments of its own limit."
+        )
 
 
 def _segment_sums(data: Trajectories, values: np.ndarray, starts: np.ndarray, length: int) -> np.ndarray:

@@ -167,8 +167,8 @@ def train_on(
     50
     """
     where = find_device(device)
-    for s in segments:
-        check_segments(data, s)
+    for c, s in zip(configs, segments, strict=True):
+        check_segments(data, s, c.cost_limit)
     stacks: dict[tuple[Any, ...], list[int]] = {}
     for index, (c, s) in enumerate(zip(configs, segments, strict=True)):
         stacks.setdefault((s.length, *(getattr(c, name) for name in _SHARED)), []).append(index)

@@ -160,6 +160,19 @@ def to_go(costs):
     return np.cumsum(costs.reshape(-1, 100)[:, ::-1], axis=1)[:, ::-1].ravel()
 
 
+def standardised(values):
+    return (values - values.mean(axis=0)) / values.std(axis=0)
+
+
+def to_unit(values):
+    return (values - values.min(axis=0)) / np.ptp(values, axis=0)
+
+
+def emptied(values):
+    """With the last two episodes of 100 steps 0 in each step."""
+    return np.concatenate([values[:-200], 0 * values[-200:]])
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -195,6 +208,18 @@ def to_go(costs):
             "next_observations are not the observations of the rows that follow",
         ),
         (dict(next_observations=lambda a: a["observations"]), "next_observations are not the observations"),
+        (dict(observations=lambda a: standardised(a["observations"])), "each column .* scaled to the same width"),
+        (dict(observations=lambda a: to_unit(a["observations"])), "each column .* scaled to the same width"),
+        (dict(actions=lambda a: (a["actions"] + 1) / 2), r"all actions lie in \[0, 1\]"),
+        (dict(rewards=lambda a: so_far(to_unit(a["rewards"]))), "rewards rise within episodes and never fall"),
+        (
+            dict(rewards=lambda a: np.repeat(to_go(a["rewards"])[::100], 100)),
+            "rewards are the same within each episode",
+        ),
+        (
+            {key: lambda a, key=key: emptied(a[key]) for key in ("observations", "actions", "rewards", "costs")},
+            "2 of 644 episodes are 0 in every step",
+        ),
         (dict(next_observations=lambda a: a["next_observations"][::-1]), "next_observations are not the observations"),
     ],
 )

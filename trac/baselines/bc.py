@@ -71,7 +71,7 @@ def _transitions(data: Trajectories, chosen: np.ndarray, cost_limit: float) -> S
         episodes=episodes,
         returns=data.rewards[starts].astype(np.float64),
         costs=data.costs[starts].astype(np.float64),
-        cost_limit=cost_limit,
+        cost_limit=cost_limit / int(data.lengths.max()),
         total=len(starts),
         too_short=0,
         too_short_unsafe=0,

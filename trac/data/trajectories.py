@@ -302,6 +302,24 @@ def _signs(data: Trajectories) -> Iterator[str]:
             )
     if not changes.any() and data.lengths.min() > 1 and len(np.unique(data.costs)) > 2:
         yield "costs are the same within each episode, as its total at every step is. They must be each step's own."
+    gains = np.diff(data.rewards, prepend=0)
+    gains[data.starts] = 0
+    earned = np.add.reduceat(gains > 0, data.starts, dtype=int)
+    if len(data.starts) > 1 and (gains >= 0).all() and np.median(earned) >= 3:
+        yield "rewards rise within episodes and never fall, as returns so far do. They must be each step's own."
+    if not gains.any() and data.lengths.min() > 1 and len(np.unique(data.rewards)) > 2:
+        yield "rewards are the same within each episode, as its return at every step is. They must be each step's own."
+    if data.actions.min() >= 0 and data.actions.max() > 0.9 and data.actions.min() < 0.1:
+        yield (
+            "all actions lie in [0, 1]. The simulator's lie in [-1, 1]: if these were scaled to [0, 1], take 2 a - 1."
+        )
+    empty = ~(data.observations.any(axis=1) | data.actions.any(axis=1) | (data.rewards != 0) | (data.costs > 0))
+    padding = int(np.logical_and.reduceat(empty, data.starts).sum())
+    if padding:
+        yield (
+            f"{padding} of {len(data.starts)} episodes are 0 in every step, as rows are that fill up to a length. Cut "
+            f"them off before."
+        )
     for key, values in (("observations", data.observations), ("rewards", data.rewards[:, None])):
         largest, width = np.abs(values).max(axis=0), np.ptp(values, axis=0)
         for i in np.flatnonzero((largest >= 1e4) & (np.spacing(largest) > 0.01 * width))[:1]:
@@ -327,6 +345,13 @@ def _signs(data: Trajectories) -> Iterator[str]:
     if data.task not in TASKS:
         return
     task, longest = TASKS[data.task], int(data.lengths.max())
+    varying = data.observations[:, spread > 0].astype(np.float64)
+    ends = (varying.mean(axis=0), varying.std(axis=0)), (varying.min(axis=0), varying.max(axis=0))
+    if any(np.allclose(pair, [[0], [1]], rtol=0, atol=0.05) for pair in ends):
+        yield (
+            f"each column of the observations is scaled to the same width, and those of {task.name}'s simulator are "
+            f"not: a policy would see others there than here. Leave them as they were logged."
+        )
     if not data.costs.any():
         yield "no step costs anything. Check that the costs were logged."
     alike = len(data.lengths) >= 10 and 2 * np.count_nonzero(data.lengths == longest) > len(data.lengths)
