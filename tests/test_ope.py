@@ -194,3 +194,5 @@ def test_what_is_no_ratio_is_refused():
         importance_sampling(log, [0, 0], gamma=0)
     with pytest.raises(ValueError, match="above 0 in all 2 transitions.* Take their logarithm"):
         importance_sampling(log, np.exp([-1, 0.5]))
+    with pytest.warns(UserWarning, match="below 0 in all 2 transitions: was log π_b subtracted"):
+        importance_sampling(log, [-2, -0.5])

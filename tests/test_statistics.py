@@ -148,6 +148,7 @@ RUNS = pd.DataFrame(
             lambda runs: pd.concat([runs, runs.assign(seed=runs.seed.map(str))]),
             "seed holds object, where 0 and",
         ),
+        (lambda runs: runs.assign(cost_limit=[10, 20, 20] * 2), "cost_limit differs between runs of one setting"),
         (lambda runs: runs.assign(normalized_cost="0.5"), r"normalized_cost holds (str|object): make numbers of it"),
     ],
 )

@@ -4,6 +4,7 @@ Sources: Le, Voloshin, Yue (ICML 2019) for fitted Q evaluation of reward and con
 2000) for sampling by decision. Paine et al. (2020) and Fu et al. (ICLR 2021) choose settings by such estimates.
 """
 
+import warnings
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -151,6 +152,12 @@ def importance_sampling(
         raise ValueError(
             f"log_ratio is above 0 in all {len(ratio)} transitions, as no logarithm of a ratio of densities is: are "
             f"these the ratios? Take their logarithm."
+        )
+    if ratio.max() < 0 and len(ratio) > 1:
+        warnings.warn(
+            f"log_ratio is below 0 in all {len(ratio)} transitions: was log π_b subtracted? If so, the policy takes "
+            f"none of the log's actions as often as the log does.",
+            stacklevel=2,
         )
     if not 0 < gamma <= 1:
         raise ValueError(f"gamma={gamma!r} must lie in (0, 1].")

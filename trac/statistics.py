@@ -231,6 +231,9 @@ def _checked(runs: pd.DataFrame, settings: Sequence[str]) -> pd.DataFrame:
             f"{named} has more than one row, and a seed counts once: choose among them first, such "
             f"as the rows of the last model, or name the column in which they differ."
         )
+    for name in {"task", "cost_limit"} & set(runs) - set(settings):
+        if (runs.groupby([runs[setting] for setting in settings], dropna=False)[name].nunique() > 1).any():
+            raise ValueError(f"{name} differs between runs of one setting: choose one of its values, or name it, too.")
     if not pd.api.types.is_numeric_dtype(runs.seed):
         raise ValueError(f"seed holds {runs.seed.dtype}, where 0 and '0' are two: make numbers of it, by astype(int).")
     for score in needed[-2:]:

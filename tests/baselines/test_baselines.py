@@ -39,6 +39,11 @@ def test_the_limit_is_the_discounted_sum_of_equal_costs():
     assert losses.discounted_limit(limit, 1.0, horizon) == limit
 
 
+def test_a_policy_says_how_many_numbers_it_takes():
+    with pytest.raises(ValueError, match="observation has 8 entries; this policy was made for 7"):
+        networks.SquashedGaussian(7, 2, hidden=(8,)).act(np.zeros(8))
+
+
 def test_each_method_puts_the_limit_on_its_own_scale(data):
     # BallCircle has 200 steps: 8 (1 - 0.99^200) / (0.01 · 200).
     expected = 8 * (1 - 0.99**200) / 2

@@ -131,7 +131,12 @@ def test_cdt_asks_for_the_best_safe_return_unless_told(data):
     assert learner("cdt", data).policy.target.tolist() == pytest.approx(
         [0.1 * data.returns[data.episode_costs <= 8].max(), 8]
     )
-    assert learner("cdt", data, target_return=12.0).policy.target.tolist() == pytest.approx([1.2, 8])
+    low, high = data.reward_range
+    told = learner("cdt", data, target_return=high).policy.target.tolist()
+    assert told == pytest.approx([0.1 * high, 8])
+    for target in (low - 1, 3 * high):
+        with pytest.warns(UserWarning, match="the returns of .* go from .*: it is a return, not a normalised one"):
+            learner("cdt", data, target_return=target)
     costly = dataclasses.replace(data, costs=data.costs + 1)
     with pytest.raises(ConfigError, match="none costs at most cost_limit=8 and less than sampling_cost=70"):
         learner("cdt", costly)

@@ -210,6 +210,11 @@ def emptied(values):
         (dict(next_observations=lambda a: a["observations"]), "next_observations are not the observations"),
         (dict(observations=lambda a: standardised(a["observations"])), "each column .* scaled to the same width"),
         (dict(observations=lambda a: to_unit(a["observations"])), "each column .* scaled to the same width"),
+        (dict(actions=lambda a: 0 * a["actions"]), "the actions are the same in every row"),
+        (
+            dict(terminals=lambda a: 1 - a["timeouts"], timeouts=lambda a: 0 * a["timeouts"]),
+            "most episodes have one step",
+        ),
         (dict(actions=lambda a: (a["actions"] + 1) / 2), r"all actions lie in \[0, 1\]"),
         (dict(rewards=lambda a: so_far(to_unit(a["rewards"]))), "rewards rise within episodes and never fall"),
         (
@@ -275,6 +280,16 @@ def test_observations_that_were_changed_without_the_next_ones_are_refused(tmp_pa
         trac.partition(data, cost_limit=5)  # reads neither
         data.next_observations[:] -= 1
         data.check_next()
+
+
+def test_observations_scaled_in_place_are_told_before_they_are_used():
+    data = trac.load("BallRun")
+    data.observations[:] = standardised(data.observations + 0)
+    with pytest.warns(UserWarning, match="BallRun: each column of the observations is scaled to the same width"):
+        trac.partition(data, cost_limit=20)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        trac.partition(data, cost_limit=20)  # once is enough
 
 
 def test_the_range_of_a_known_task_is_dsrls(data):

@@ -176,11 +176,13 @@ def frozen():
     return env
 
 
-@pytest.mark.parametrize("action", [np.zeros(2), np.zeros((1, 1)), np.full(1, np.nan), np.full(1, -5.0)])
+@pytest.mark.parametrize(
+    "action", [np.zeros(2), np.zeros((1, 1)), np.full(1, np.nan), np.full(1, -5.0), (np.zeros(1), None)]
+)
 def test_an_action_that_is_none_is_refused(action):
     policy = type("Odd", (), {"act": lambda self, observation: action})()
     with pytest.raises(
-        EnvError, match="the policy returns an action (of shape|with a NaN or infinite value|of 5: let it act)"
+        EnvError, match="the policy returns an action (of shape|with a NaN|of 5: let it act|that is a tuple of 2)"
     ):
         evaluated(Line, policy)
 

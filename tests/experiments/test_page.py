@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from trac.config import ConfigError
 from trac.experiments.page import page, write_page
 
 TABLE = pd.DataFrame(
@@ -69,6 +70,13 @@ def test_lines_above_the_table_are_left_out(tmp_path):
     written = write_page(path, tmp_path / "shown.html")
     assert written.name == "shown.html" and "<td>a # b</td>" in written.read_text()
     assert "made by" not in written.read_text()
+
+
+@pytest.mark.parametrize("text", ["alpha;seed\n0,1;0\n0,2;0\n", "alpha\tseed\n0.1\t0\n"])
+def test_a_table_that_is_separated_otherwise_is_refused(tmp_path, text):
+    (tmp_path / "results.csv").write_text(text)
+    with pytest.raises(ConfigError, match="separates its columns by .*: write it with commas and decimal points"):
+        write_page(tmp_path / "results.csv")
 
 
 def test_the_table_is_not_replaced_by_its_page(tmp_path, monkeypatch):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -21,3 +23,5 @@ def test_coverage_counts_best_and_ratio():
     assert table.trajectories.tolist() == [2, 0, 0, 0, 1, 0, 0, 0]
     assert table.ratio[0] == pytest.approx(0.5)
     assert table.ratio[4] == pytest.approx(330 / 850)
+    with pytest.raises(ValueError, match="no frontier is known for mine; there are BallRun, "):
+        coverage(replace(data, task="mine"))

@@ -51,6 +51,13 @@ def test_a_guard_is_evaluated_like_a_policy_and_one_that_never_acts_changes_noth
     assert (spared["return"] < alone["return"]).all()
 
 
+def test_a_guard_asks_no_policy_that_remembers() -> None:
+    inner = Guard(Push(1), Push(-1))
+    for policies in ((inner, Push(-1)), (Push(1), inner)):
+        with pytest.raises(ValueError, match="a Guard remembers the episode, and a guard asks for single actions"):
+            Guard(*policies)
+
+
 def test_a_guard_that_no_episode_was_started_for_says_so() -> None:
     with pytest.raises(RuntimeError, match=r"call start\(seed\) at the beginning"):
         Guard(Push(1), Push(-1)).act(np.zeros(3))

@@ -73,6 +73,8 @@ class BaselinePolicy(nn.Module):
         """The action to take: (obs_dim,) or (B, obs_dim) -> the same with act_dim."""
         device = next(self.parameters()).device
         x = torch.as_tensor(np.asarray(observation, dtype=np.float32), device=device)
+        if x.shape[-1] != (size := self.settings.get("obs_dim", x.shape[-1])):
+            raise ValueError(f"observation has {x.shape[-1]} entries; this policy was made for {size}.")
         return self.actions(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1).cpu().numpy()
 
 

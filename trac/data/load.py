@@ -1,12 +1,13 @@
 """load(): a packaged dataset by its task's name, DSRL's own file from a mirror, or a file in DSRL's form."""
 
+import inspect
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from trac.data.download import fetch
-from trac.data.filters import filtered
+from trac.data.filters import FilterError, filtered
 from trac.data.hdf5 import read
 from trac.data.packaged import find, packaged
 from trac.data.tasks import TASKS, get_task
@@ -37,7 +38,7 @@ def load(
         UnknownTask: the name is not one of the 38, or nearly but not quite.
         DatasetError: the task has no packaged data, nothing can be fetched, or the file cannot be used.
         FilterError: a filter's number is out of range, or the data does not allow it.
-        TypeError: there is no such filter.
+        FilterError: there is no such filter, or a number of one is out of range.
 
     Example:
         >>> trac.load("BallRun")
@@ -65,5 +66,8 @@ def load(
         source = found
     elif source == "dsrl":
         source = fetch(task)
+    names = [name for name in inspect.signature(filtered).parameters if name != "data"]
+    if unknown := [name for name in filters or {} if name not in names]:
+        raise FilterError(f"there is no filter {unknown[0]!r}; there are {', '.join(names)}.")
     data = read(source, task, reward_range)
     return filtered(data, **filters) if filters else data

@@ -55,21 +55,21 @@ class Trajectories:
     reward_range: tuple[float, float]
     # (N, obs_dim) float32, or what reads them when they are first asked for.
     _next: "np.ndarray | Callable[[Trajectories], np.ndarray] | None" = field(default=None, repr=False)
-    # Of observations and next_observations, when both were there.
+    # Of observations and next_observations, when both were there; and of all arrays, when they were last checked.
     _seen: tuple[str, str] | None = field(default=None, init=False, repr=False)
+    _known: str = field(default="", init=False, repr=False)
     where: InitVar[str] = ""  # how errors call the source
 
     def __post_init__(self, where: str) -> None:
         # Here, so that dataclasses.replace() is checked, too.
         self.check(where)
         self._see()
-        for sign in _signs(self):
-            warnings.warn(f"{where or self.task}: {sign}", stacklevel=4)
 
     def check(self, where: str = "") -> None:
         """Raise DatasetError, which calls the data `where`, for arrays that cannot be used.
 
-        Done when trajectories are made, and again before they are used: arrays may be changed in place.
+        Warn of what is hardly meant. Done when trajectories are made, and again before they are used: arrays may be
+        changed in place.
 
         >>> data.check()
         """
@@ -111,6 +111,11 @@ class Trajectories:
                 f"{where}: reward_range is {tuple(self.reward_range)}, and DSRL's for {self.task} is {theirs}. Make "
                 f"the trajectories by from_arrays, which gives them DSRL's, or name the task otherwise."
             )
+        now = fingerprint(self.observations, self.actions, self.rewards, self.costs)
+        if now != self._known:
+            object.__setattr__(self, "_known", now)
+            for sign in _signs(self):
+                warnings.warn(f"{where}: {sign}", stacklevel=5)
 
     def check_next(self) -> None:
         """Raise DatasetError where observations were changed in place, and next_observations, which are there, not.
@@ -327,6 +332,11 @@ def _signs(data: Trajectories) -> Iterator[str]:
                 f"column {i} of the {key} reaches {largest[i]:g} and is only {width[i]:g} wide, where float32 tells "
                 f"steps of {np.spacing(largest[i]):g} apart. Subtract what is common to all of them."
             )
+    for key, values in (("actions", data.actions), ("observations", data.observations)):
+        if len(data) >= 100 and not np.ptp(values, axis=0).any():
+            yield f"the {key} are the same in every row. Check that they were logged."
+    if data.lengths.max() > 1 and np.median(data.lengths) == 1:
+        yield "most episodes have one step. Check what marks their ends."
     spread = data.observations.std(axis=0, dtype=np.float64)
     if spread.max() > 100:
         yield (
@@ -345,7 +355,7 @@ def _signs(data: Trajectories) -> Iterator[str]:
     if data.task not in TASKS:
         return
     task, longest = TASKS[data.task], int(data.lengths.max())
-    varying = data.observations[:, spread > 0].astype(np.float64)
+    varying = data.observations[:, spread > 1e-3 * spread.max()].astype(np.float64)
     ends = (varying.mean(axis=0), varying.std(axis=0)), (varying.min(axis=0), varying.max(axis=0))
     if any(np.allclose(pair, [[0], [1]], rtol=0, atol=0.05) for pair in ends):
         yield (

@@ -119,6 +119,8 @@ class Checked(gym.Wrapper):
         return observation, reward, bool(terminated), bool(truncated), info
 
     def _check(self, value: Any, space: Any, what: str) -> None:
+        if isinstance(value, tuple):
+            raise EnvError(f"{what} that is a tuple of {len(value)}: it must be one array.")
         if (shape := np.shape(value)) != space.shape:
             raise EnvError(f"{what} of shape {shape}: it must be of its space's, {space.shape}.")
         if not np.isfinite(value).all():

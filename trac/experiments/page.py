@@ -85,5 +85,8 @@ def write_page(results: Path, out: Path | None = None) -> Path:
     with results.open(encoding="utf-8") as file:
         while file.readline().startswith("#"):
             comments += 1
-    write_file(out, page(pd.read_csv(results, skiprows=comments), results.stem).encode())
+    table = pd.read_csv(results, skiprows=comments, index_col=False)
+    if len(table.columns) == 1 and (sign := next((sign for sign in (";", "\t") if sign in table.columns[0]), None)):
+        raise ConfigError(f"{results} separates its columns by {sign!r}: write it with commas and decimal points.")
+    write_file(out, page(table, results.stem).encode())
     return out

@@ -36,6 +36,8 @@ def coverage(data: Trajectories) -> pd.DataFrame:
         >>> coverage(data).columns.tolist()
         ['cost_from', 'cost_to', 'trajectories', 'best_return', 'dsrl_frontier', 'ratio']
     """
+    if data.task not in DSRL_FRONTIER:
+        raise ValueError(f"no frontier is known for {data.task}; there are {', '.join(DSRL_FRONTIER)}.")
     max_cost, frontier = DSRL_FRONTIER[data.task]
     edges = np.linspace(0, max_cost, 9)
     eighth = np.clip((data.episode_costs / max_cost * 8).astype(int), 0, 7)

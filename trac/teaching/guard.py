@@ -62,6 +62,9 @@ class Guard:
         threshold: float = float("inf"),
         budget: float = float("inf"),
     ) -> None:
+        for one in (policy, fallback):
+            if hasattr(one, "start") or hasattr(one, "observe"):
+                raise ValueError(f"a {type(one).__name__} remembers the episode, and a guard asks for single actions.")
         self.policy, self.fallback = policy, fallback
         self.distance, self.threshold, self.budget = distance, threshold, budget
         self.taken: list[list[bool]] = []
