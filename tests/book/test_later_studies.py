@@ -27,11 +27,16 @@ def compared(name):
     return SCORES if made_here(name) else ["normalized_reward"]
 
 
-def test_the_balanced_form_was_asked_for_every_limit_on_every_task():
+def test_every_form_was_asked_for_every_limit():
     table = read("every_limit")
     assert not table.duplicated(every_limit.KEYS).any()
-    asked = table[table.method == "balanced"].groupby(["task", "seed"]).limit.agg(list)
-    assert len(asked) == 15 and all(limits == list(every_limit.LIMITS) for limits in asked)
+    bullet = ["BallCircle", "BallRun", "CarCircle"]
+    four = [*bullet, "HalfCheetahVelocity"]
+    expected = {"balanced": four, "balanced, products": bullet, "balanced, seven limits": bullet, "TraC": four}
+    for method, tasks in expected.items():
+        asked = table[table.method == method].groupby(["task", "seed"]).limit.agg(list)
+        assert list(asked.index) == [(task, seed) for task in tasks for seed in range(5)], method
+        assert all(limits == list(every_limit.LIMITS) for limits in asked), method
 
 
 def test_every_guard_drove_in_every_world():
