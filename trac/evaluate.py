@@ -164,6 +164,16 @@ def evaluate_many(
             )
     options = dict(env_options or {})
     known = scored_task(task, env, reward_range)
+    for policy in policies:
+        asked = getattr(policy, "target_return", known.max_return)
+        low, width = known.min_return, known.max_return - known.min_return
+        # Nobody asks for a hundredth of what can be had, but by a normalised return.
+        if not low <= asked <= low + 2 * width or 0 < asked <= 1.5 < width / 100:
+            warnings.warn(
+                f"the policy aims at a return of {asked:g}, and those of {known.name} go from {known.min_return:g} to "
+                f"{known.max_return:g}: it is a return, not a normalised one.",
+                stacklevel=4,
+            )
     check_options(known, options)
     if env is not None and options:
         raise OptionError("env_options change trac's simulators: make the changes in your env= itself.")

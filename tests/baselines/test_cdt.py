@@ -131,12 +131,7 @@ def test_cdt_asks_for_the_best_safe_return_unless_told(data):
     assert learner("cdt", data).policy.target.tolist() == pytest.approx(
         [0.1 * data.returns[data.episode_costs <= 8].max(), 8]
     )
-    low, high = data.reward_range
-    told = learner("cdt", data, target_return=high).policy.target.tolist()
-    assert told == pytest.approx([0.1 * high, 8])
-    for target in (low - 1, 3 * high):
-        with pytest.warns(UserWarning, match="the returns of .* go from .*: it is a return, not a normalised one"):
-            learner("cdt", data, target_return=target)
+    assert learner("cdt", data, target_return=12.0).policy.target.tolist() == pytest.approx([1.2, 8])
     costly = dataclasses.replace(data, costs=data.costs + 1)
     with pytest.raises(ConfigError, match="none costs at most cost_limit=8 and less than sampling_cost=70"):
         learner("cdt", costly)
@@ -179,6 +174,14 @@ def test_a_score_under_another_limit_than_the_one_aimed_at_is_told(data):
         warnings.simplefilter("error")
         for limit in (0.1, math.inf):
             trac.evaluate(policy, cost_limit=limit, **options)
+
+
+def test_a_normalised_return_as_the_target_is_told(data):
+    policy = learner("cdt", data).policy
+    for target in (0.9, 1e6):
+        policy.aim(target, 8)
+        with pytest.warns(UserWarning, match="aims at a return of .*, and those of .* go from .*: it is a return, not"):
+            trac.evaluate(policy, task=data.task, cost_limit=8, episodes=1, workers=1)
 
 
 def test_cdt_does_what_it_is_asked_for():

@@ -216,7 +216,6 @@ def emptied(values):
             "most episodes have one step",
         ),
         (dict(actions=lambda a: (a["actions"] + 1) / 2), r"all actions lie in \[0, 1\]"),
-        (dict(rewards=lambda a: so_far(to_unit(a["rewards"]))), "rewards rise within episodes and never fall"),
         (
             dict(rewards=lambda a: np.repeat(to_go(a["rewards"])[::100], 100)),
             "rewards are the same within each episode",

@@ -61,6 +61,11 @@ class NoOptions(Line):
         return super().reset(seed)
 
 
+class ResetWithoutASeed(Line):
+    def reset(self):
+        return super().reset()
+
+
 class OfTheOldGym:
     observation_space, action_space = Line.observation_space, Line.action_space
 
@@ -91,6 +96,7 @@ BAD = {
     "six values, wrapped": (limited(SixValues), r"must return five values, .*the step's cost in info\['cost'\]"),
     "the cost as an end": (CostAsAnEnd, "returns the ends 0.0 and False: each must be True or False"),
     "no info from reset": (BareReset, r"reset\(\) of <BareReset instance> must return observation and info"),
+    "no seed for reset": (ResetWithoutASeed, r"reset\(\) of <ResetWithoutASeed instance> must take seed=, as Gym"),
     "no cost": (like(info={}), r"reports no cost: let its step\(\) put the step's cost into info\['cost'\]"),
     "a reward of shape (1,)": (like(reward=np.ones(1)), r"returns the reward array\(\[1.\]\): it must be a finite num"),
     "a reward of NaN": (like(reward=np.nan), "returns the reward nan: it must be a finite number"),

@@ -11,7 +11,6 @@ deviation has the other methods' bounds, where OSRL's has none.
 """
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
@@ -204,13 +203,6 @@ class CDT(OfflineLearner):
                 f"target_return."
             )
         asked = config.target_return if config.target_return is not None else float(data.returns[within].max())
-        low, high = data.reward_range
-        if config.target_return is not None and not low <= asked <= 2 * high - low:
-            warnings.warn(
-                f"target_return={asked:g}, and the returns of {data.task} go from {low:g} to {high:g}: it is a return, "
-                f"not a normalised one.",
-                stacklevel=2,
-            )
         self.policy.aim(asked, config.cost_limit)
         self.log_temperature = nn.Parameter(torch.tensor(math.log(config.temperature)))
         self.to(self.device)

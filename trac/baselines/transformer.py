@@ -125,6 +125,11 @@ class DecisionTransformer(BaselinePolicy):
         return self
 
     @property
+    def target_return(self) -> float:
+        """The return of an episode that is asked for."""
+        return float(self.target[0]) / self.scale
+
+    @property
     def target_cost(self) -> float:
         """The cost of an episode that is asked for."""
         return float(self.target[1])

@@ -72,7 +72,13 @@ class Checked(gym.Wrapper):
 
     def reset(self, **options: Any) -> tuple[Any, dict[str, Any]]:
         # Many an environment's reset takes no options.
-        result: Any = self.env.reset(**{name: value for name, value in options.items() if value is not None})
+        given = {name: value for name, value in options.items() if value is not None}
+        try:
+            result: Any = self.env.reset(**given)
+        except TypeError as error:
+            if "unexpected keyword argument" not in str(error):
+                raise
+            raise EnvError(f"reset() of {self.env} must take seed=, as Gymnasium's does ({error}).") from error
         if not (isinstance(result, tuple) and len(result) == 2):
             raise EnvError(f"reset() of {self.env} must return observation and info.")
         self._check(result[0], self.observation_space, f"reset() of {self.env} returns an observation")

@@ -28,7 +28,8 @@ def check_value(name: str, text: str, defaults: dict[str, Any], of: str = "the n
         [64, 64]
     """
     if name not in defaults:
-        raise ConfigError(f"{name!r} is not a parameter of {of}; it has {', '.join(sorted(defaults))}.")
+        hint = " For several seeds write --seeds 0,1,2." if name == "seed" and "seeds" in defaults else ""
+        raise ConfigError(f"{name!r} is not a parameter of {of}; it has {', '.join(sorted(defaults))}.{hint}")
     try:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
