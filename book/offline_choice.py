@@ -21,8 +21,9 @@ Predictions, written before the first run:
 
 With one seed the intervals speak of other settings alone. Two more seeds of every policy, predicted before them:
 
-5. What was found with the first seed holds with each of the others: fitted Q evaluation ranks returns on all three tasks
-   and costs on the two Ball tasks, calls at most one safe policy unsafe there, and does not rank CarCircle's costs.
+5. What was found with the first seed holds with each of the others: fitted Q evaluation ranks returns on all three
+   tasks and costs on the two Ball tasks, calls at most one safe policy unsafe there, and does not rank CarCircle's
+   costs.
 6. It picks an unsafe policy on BallRun with at least one of the two seeds.
 7. That three forms of importance sampling ranked BallRun's costs was luck: with at least one of the seeds at most one
    form has a correlation above 0.5.
