@@ -13,7 +13,8 @@ SIZES = pd.read_csv(offline_choice.RESULTS / "offline_choice_sizes.csv", comment
 
 
 def test_every_policy_is_there_once_with_all_its_estimates():
-    wanted = {(task, name, offline_choice.SEED) for task, names in offline_choice.PLAN.items() for name in names}
+    plan = [(task, name) for task, names in offline_choice.PLAN.items() for name in names]
+    wanted = {(task, name, seed) for task, name in plan for seed in offline_choice.SEEDS}
     assert set(TABLE.index) == wanted and TABLE.index.is_unique
     assert TABLE.drop(columns=["fqe_long_return", "fqe_long_cost"]).notna().all(axis=None)
     assert TABLE.fqe_long_cost.notna().loc[list(offline_choice.LONG)].all()
