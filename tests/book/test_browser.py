@@ -134,7 +134,7 @@ def requests(browser, address):
         message = json.loads(entry["message"])["message"]
         if message["method"] == "Network.requestWillBeSent":
             url = sent[message["params"]["requestId"]] = message["params"]["request"]["url"]
-            if not url.startswith((address, "data:", "blob:", "chrome:")):
+            if not url.startswith((address, "data:", "blob:", "chrome:", "chrome-untrusted:")):  # its own new tab
                 found.append(f"a request that leaves the host: {url}")
         elif message["method"] == "Network.responseReceived":
             response = message["params"]["response"]
