@@ -45,14 +45,6 @@ def test_every_guard_drove_in_every_world():
     assert counts.loc[("TraC", "none"), "size"] == 500 and counts["size"].min() == 50
 
 
-def test_every_policy_of_every_seed_was_estimated():
-    table = read("offline_choice")
-    assert not table.duplicated(offline_choice.KEYS).any()
-    settings = table.groupby(["task", "seed"]).setting.agg(set)
-    assert len(settings) == len(offline_choice.PLAN) * len(offline_choice.SEEDS)
-    assert all(settings[task, seed] == set(offline_choice.PLAN[task]) for task, seed in settings.index)
-
-
 @pytest.mark.slow
 def test_one_policy_for_every_limit_again():
     again = every_limit.one_run("BallRun", "balanced", 0, (10.0, 40.0)).set_index(every_limit.KEYS)
