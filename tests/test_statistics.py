@@ -149,6 +149,10 @@ RUNS = pd.DataFrame(
             "seed holds object, where 0 and",
         ),
         (lambda runs: runs.assign(cost_limit=[10, 20, 20] * 2), "cost_limit differs between runs of one setting"),
+        (lambda runs: runs.assign(steps=[4000, 4000, 8000] * 2), "steps differs between runs of one setting"),
+        (lambda runs: runs.assign(clamp=[1e-6, None, None] * 2), "clamp differs between runs of one setting"),
+        (lambda runs: runs.assign(hidden=[[64], [64], [32]] * 2), "hidden differs between runs of one setting"),
+        (lambda runs: runs.assign(**{"return": 1.0, "cost": 10.0, "length": 100}), "these rows are episodes"),
         (lambda runs: runs.assign(normalized_cost="0.5"), r"normalized_cost holds (str|object): make numbers of it"),
     ],
 )

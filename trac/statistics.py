@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.special import stdtrit
 
+from trac.config import TracConfig, field_types
 from trac.data.tasks import keeps_limit
 
 
@@ -140,14 +141,15 @@ def summarize(runs: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 
     Args:
         runs: one row for each run: seed, normalized_reward, normalized_cost and the columns of `by`.
-        by: the columns that make a setting.
+        by: the columns that make a setting. Other columns named like a field of `trac.TracConfig` have one value in it.
 
     Returns:
         The columns of `by`; runs, their number; safe, how many of them are (`safe`); the mean of
         both scores, and its 95 % Student's t interval over seeds as `<score>_low`, `<score>_high` (`t_interval`).
 
     Raises:
-        ValueError: a column is missing, a seed has several rows in one setting, or a run has no score.
+        ValueError: a column is missing, a seed has several rows in one setting, or a run has no score; runs of one
+            setting differ in a field of `trac.TracConfig`; the rows are episodes.
 
     Example:
         >>> scores = dict(normalized_reward=[0.4, 0.6], normalized_cost=[0.5, 1.5])
@@ -221,6 +223,11 @@ def _checked(runs: pd.DataFrame, settings: Sequence[str]) -> pd.DataFrame:
         raise ValueError(f"the table has no column {', '.join(missing)}; it has {', '.join(map(str, runs))}.")
     if not len(runs):
         raise ValueError("the table has no rows.")
+    if {"return", "cost", "length"} <= set(runs):
+        raise ValueError(
+            "these rows are episodes, each with the simulator's seed: make one row of each run, with the run's own "
+            "seed and the means of its episodes."
+        )
     keys = needed[: len(settings) + 1]
     if not settings or runs.seed.isna().any():
         raise ValueError("name a column that makes a setting." if not settings else "a run has no seed.")
@@ -231,8 +238,9 @@ def _checked(runs: pd.DataFrame, settings: Sequence[str]) -> pd.DataFrame:
             f"{named} has more than one row, and a seed counts once: choose among them first, such "
             f"as the rows of the last model, or name the column in which they differ."
         )
-    for name in {"task", "cost_limit"} & set(runs) - set(settings):
-        if (runs.groupby([runs[setting] for setting in settings], dropna=False)[name].nunique() > 1).any():
+    for name in field_types(TracConfig).keys() & set(runs) - {*settings, "seed"}:
+        values = runs[name].map(str)  # hidden's are lists
+        if (values.groupby([runs[setting] for setting in settings], dropna=False).nunique() > 1).any():
             raise ValueError(f"{name} differs between runs of one setting: choose one of its values, or name it, too.")
     if not pd.api.types.is_numeric_dtype(runs.seed):
         raise ValueError(f"seed holds {runs.seed.dtype}, where 0 and '0' are two: make numbers of it, by astype(int).")

@@ -318,6 +318,12 @@ def test_paths_of_every_ending_are_paths(tmp_path, arrays, monkeypatch):
         assert loaded.task == "mine" and len(loaded) == len(data)
 
 
+def test_several_files_at_once_are_refused(tmp_path):
+    for given in ((["a.hdf5", "b.hdf5"],), ("mine", [tmp_path / "a.hdf5", tmp_path / "b.hdf5"])):
+        with pytest.raises(DatasetError, match=r"neither a name nor the path of one file\. To join several logs"):
+            trac.load(*given)
+
+
 def test_a_compact_file_has_the_last_observations_only(tmp_path, arrays):
     path, ends = tmp_path / "data.hdf5", np.flatnonzero(arrays["timeouts"])
     arrays["next_observations"] = np.roll(arrays["observations"], -1, axis=0)

@@ -11,8 +11,9 @@ from trac.baselines.cpq import CPQConfig, cpq
 from trac.data.filters import filtered
 from trac.data.hdf5 import read, write
 from trac.data.packaged import REPOSITORY, packaged
+from trac.data.signs import sums_so_far
 from trac.data.tasks import TASKS, UnknownTask
-from trac.data.trajectories import KEYS, DatasetError, from_arrays, sums_so_far
+from trac.data.trajectories import KEYS, DatasetError, from_arrays
 from trac.ope import fitted_q, importance_sampling
 
 

@@ -158,6 +158,18 @@ def test_a_notebook_that_writes_another_points_result_is_told(tmp_path, small):
     assert "result.json that is not this point's" in said and "it has alpha=0.9, and its point alpha=0.3" in said
 
 
+@pytest.mark.slow
+def test_a_copy_of_the_ablation_that_trains_other_settings_than_its_points_is_told(tmp_path):
+    copy = tmp_path / "copy.ipynb"
+    source, made = ABLATION.read_text(), "config = trac.TracConfig(**settings)"
+    assert source.count(made) == 1
+    copy.write_text(source.replace(made, f"{made}.replace(alpha=0.2)"))
+    point = parameters(copy) | dict(alpha=0.5, steps=2, bc_steps=1, hidden=[8], eval_episodes=1, seeds=[0])
+    said = sweep.run_point(str(copy), str(tmp_path / "point"), point, 1)
+    assert "result.json that is not this point's" in said and "it has alpha=0.2, and its point alpha=0.5" in said
+    assert sweep.run_point(str(copy), str(tmp_path / "right"), point | dict(alpha=0.2), 1) is None
+
+
 @pytest.mark.parametrize(
     ("seeds", "message"), [([0, "0"], "entry 1 must be a valid integer"), ([0, False], "entry 1"), ([2, 2], "2 twice")]
 )

@@ -14,8 +14,9 @@ import h5py
 import numpy as np
 
 from trac.data.files import atomic, fingerprint
+from trac.data.signs import order
 from trac.data.tasks import TASKS, own_task
-from trac.data.trajectories import KEYS, DatasetError, Trajectories, _check_finite, _check_next, _checked, _order
+from trac.data.trajectories import KEYS, DatasetError, Trajectories, _check_finite, _check_next, _checked
 
 _OTHERS_NAMES = {"terminals": "terminations", "timeouts": "truncations"}  # Gymnasium's and Minari's
 # (E, obs_dim), in place of next_observations in a file where all others of these are the next row of observations.
@@ -65,7 +66,7 @@ def read(path: str | os.PathLike[str], task: str, reward_range: tuple[float, flo
     data = _checked(task, arrays, reward_range, str(path), copy=False, later=later)
     if later:
         with _open(path) as file:
-            signs = list(_order(data, _dataset(file, "next_observations", path).astype(np.float32)))
+            signs = list(order(data, _dataset(file, "next_observations", path).astype(np.float32)))
         for sign in signs:
             warnings.warn(f"{path}: {sign}", stacklevel=2)
     return data if final is None else replace(data, _next=_next_rows(data, final, path))

@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,7 @@ def load(
     Raises:
         UnknownTask: the name is not one of the 38, or nearly but not quite.
         DatasetError: the task has no packaged data, nothing can be fetched, or the file cannot be used.
-        FilterError: a filter's number is out of range, or the data does not allow it.
-        FilterError: there is no such filter, or a number of one is out of range.
+        FilterError: there is no such filter, a number of one is out of range, or the data does not allow it.
 
     Example:
         >>> trac.load("BallRun")
@@ -47,6 +47,12 @@ def load(
         Trajectories(BallRun: 166 episodes, 16600 transitions)
         >>> trac.load("CarRun", source="dsrl")  # downloads  # doctest: +SKIP
     """
+    for given in (task, source):
+        if isinstance(given, list | tuple):
+            raise DatasetError(
+                f"{reprlib.repr(given)} is neither a name nor the path of one file. To join several logs, load each, "
+                f"lay their arrays end to end and make one of them by trac.data.trajectories.from_arrays."
+            )
     suffix = Path(str(task)).suffix.lower()
     if isinstance(task, os.PathLike) or suffix in (".hdf5", ".h5") or (suffix and source == "packaged"):
         if source != "packaged":

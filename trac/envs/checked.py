@@ -6,7 +6,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from trac.data.trajectories import DatasetError, Trajectories, sums_so_far
+from trac.data.signs import sums_so_far
+from trac.data.trajectories import DatasetError, Trajectories
 
 MAX_STEPS = 10_000  # of an episode in an environment without a TimeLimit; ten times the longest of DSRL's
 
