@@ -21,6 +21,7 @@ in the data within the limit; it is trained once for all limits, since those do 
 import os
 import time
 from itertools import pairwise, product
+from typing import Any
 
 import pandas as pd
 import torch
@@ -35,6 +36,8 @@ from trac.baselines.cdt import CDT
 from trac.baselines.coptidice import COptiDICE
 from trac.baselines.cpq import CPQ
 from trac.baselines.offline import OfflineLearner, train_offline
+from trac.core.run import Run
+from trac.data.trajectories import Trajectories
 from trac.experiments.reproduce import paper_results
 from trac.policy import layer_sizes
 from trac.statistics import safe, summarize
@@ -62,15 +65,10 @@ def one_run(task: str, limits: tuple[float, ...], method: str, seed: int) -> tup
     looked_at = limit in limits and seed in seeds
     if not looked_at:
         limit = limits[0]
-    settings = dict(task=task, cost_limit=limit, seed=seed, steps=STEPS)
+    settings = dict(task=task, cost_limit=limit, seed=seed)
     settings |= dict(eval_every=1_000) if looked_at else dict(eval_episodes=0)
     started = time.process_time()
-    if method in SETTINGS:
-        learner, changes = SETTINGS[method]
-        run = train_offline(learner, data, learner.Config(**settings | changes), progress=False, device="cpu")
-    else:
-        config = trac.TracConfig(**settings, segment_ratio=SEGMENT_RATIO[task])
-        run = METHODS[method](data, config, progress=False)
+    run = train(data, method, SEGMENT_RATIO[task], **settings)
     costs = dict(updates=STEPS, parameters=sum(p.numel() for p in run.policy.parameters()))
     if not looked_at:
         costs["train_seconds"] = time.process_time() - started
@@ -83,6 +81,15 @@ def one_run(task: str, limits: tuple[float, ...], method: str, seed: int) -> tup
             row = dict(zip(KEYS, (task, bound, method, seed), strict=True)) | costs
             to.append(row | scores(trac.evaluate(policy, **options).episodes))
     return pd.DataFrame(last), pd.DataFrame(best)
+
+
+def train(data: Trajectories, method: str, segment_ratio: float, **settings: Any) -> Run:
+    """A run of the method of that name, with the table's settings of it and these, which are the task's."""
+    settings["steps"] = STEPS
+    if method in SETTINGS:
+        learner, changes = SETTINGS[method]
+        return train_offline(learner, data, learner.Config(**settings | changes), progress=False, device="cpu")
+    return METHODS[method](data, trac.TracConfig(**settings, segment_ratio=segment_ratio), progress=False)
 
 
 def scores(episodes: pd.DataFrame) -> dict[str, float]:
