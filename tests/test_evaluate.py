@@ -5,6 +5,7 @@ import subprocess
 import sys
 import warnings
 
+import gymnasium as gym
 import numpy as np
 import pandas as pd
 import pytest
@@ -232,6 +233,7 @@ def test_an_environment_of_ones_own_is_as_it_is_now(tmp_path, monkeypatch):
     module = tmp_path / "walled.py"
     text = """
 import gymnasium
+import gymnasium as gym
 import numpy as np
 class Env(gymnasium.Env):
     observation_space = gymnasium.spaces.Box(-1, 1, (1,))
@@ -268,3 +270,11 @@ with ThreadPoolExecutor(4) as pool:
 print("here")
 """
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout == "here\n"
+
+
+def test_episodes_of_a_known_task_that_are_cut_short_are_told():
+    def short():
+        return gym.wrappers.TimeLimit(trac.envs.make("BallRun"), 50)
+
+    with pytest.warns(UserWarning, match="cut off after 50 steps, and those of BallRun have 100"):
+        trac.evaluate(trac.policy.Policy(7, 2, hidden=(8,)), task="BallRun", env=short, cost_limit=20, episodes=2)

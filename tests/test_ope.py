@@ -123,6 +123,12 @@ def test_weights_by_hand():
     np.testing.assert_allclose(found[2], [1.6, 1.6])
 
 
+def test_the_ratio_may_be_a_tensor_with_a_gradient():
+    data = trac.load("BallRun")
+    ratio = torch.zeros(len(data), requires_grad=True)
+    assert importance_sampling(data, ratio)[:2] == importance_sampling(data, np.zeros(len(data)))[:2]
+
+
 def test_an_episode_that_has_ended_keeps_its_weight():
     log = one_episode_each([1, 2, 4], [0, 0, 1], [1, 2])
     found = importance_sampling(log, np.log([3, 1, 1]))

@@ -192,6 +192,12 @@ def evaluate_many(
                 f"its seed.",
                 stacklevel=4,
             )
+        if (cut := frame.pop("truncated") & (frame["length"] < known.max_episode_steps)).any():
+            warnings.warn(
+                f"episodes were cut off after {frame.length[cut].min()} steps, and those of {known.name} have "
+                f"{known.max_episode_steps}: its cost limit and range of returns are for whole episodes.",
+                stacklevel=4,
+            )
         frame["normalized_reward"] = known.normalized_reward(frame["return"])
         frame["normalized_cost"] = known.normalized_cost(frame["cost"], limit)
         results.append(Evaluation(known.name, limit, frame))
@@ -218,7 +224,7 @@ def scored_task(name: str | None, env: MakeEnv | None, reward_range: tuple[float
 def rollout(
     policy: Any, task: str, seed: int, env_options: Mapping[str, float] | None = None, env: MakeEnv | None = None
 ) -> dict[str, float]:
-    """One episode in a fresh simulator: seed, return, cost and length [steps].
+    """One episode in a fresh simulator: seed, return, cost, length [steps], and whether it was truncated.
 
     A policy with a memory of the episode, or with random actions, has two more methods: `start(seed)`, called before
     the first step, and `observe(reward, cost)`, called after each one.
@@ -227,18 +233,17 @@ def rollout(
     >>> episode["seed"], episode["cost"], episode["length"]
     (3, 0.0, 100)
     """
-    total, cost, length, done = 0.0, 0.0, 0, False
+    total, cost, length, terminated, truncated = 0.0, 0.0, 0, False, False
     with _one_thread(), closing(open_env(task, env, env_options)) as simulator:
         observation, _ = simulator.reset(seed=seed)
         if hasattr(policy, "start"):
             policy.start(seed)
-        while not done:
+        while not (terminated or truncated):
             observation, reward, terminated, truncated, info = simulator.step(policy.act(observation))
             if hasattr(policy, "observe"):
                 policy.observe(float(reward), float(info["cost"]))
             total, cost, length = total + float(reward), cost + float(info["cost"]), length + 1
-            done = terminated or truncated
-    return {"seed": seed, "return": total, "cost": cost, "length": length}
+    return {"seed": seed, "return": total, "cost": cost, "length": length, "truncated": truncated and not terminated}
 
 
 def _run(jobs: list[tuple[Any, ...]], workers: int | None) -> Iterator[dict[str, float]]:

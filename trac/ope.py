@@ -126,8 +126,8 @@ def importance_sampling(
     episode. An episode that has ended keeps its weight and earns nothing. T is the longest episode.
 
     Args:
-        log_ratio: (N,) log π(a|s) - log π_b(a|s) of each logged transition. With γ = α = 1 the score of a whole episode
-            is the logarithm of its weight, where the reference is π_b.
+        log_ratio: (N,) array or tensor, log π(a|s) - log π_b(a|s) of each logged transition. With γ = α = 1 the
+            score of a whole episode is the logarithm of its weight, where the reference is π_b.
         gamma: γ in (0, 1].
         per_decision: weights up to each step, of less variance; False: of the whole episode.
 
@@ -145,6 +145,8 @@ def importance_sampling(
         (32.974, 644)
     """
     data.check()
+    if isinstance(log_ratio, torch.Tensor):
+        log_ratio = log_ratio.detach().cpu()
     ratio = np.asarray(log_ratio, dtype=np.float64)
     if ratio.shape != (len(data),) or not np.isfinite(ratio).all():
         raise ValueError(f"log_ratio has shape {ratio.shape}: pass {len(data)} finite numbers, one a transition.")

@@ -214,6 +214,10 @@ def emptied(values):
         (dict(observations=lambda a: to_unit(a["observations"])), "each column .* scaled to the same width"),
         (dict(actions=lambda a: 0 * a["actions"]), "the actions are the same in every row"),
         (
+            {key: lambda a: np.repeat(a["observations"][99::100], 100, axis=0) for key in KEYS[:2]},
+            "the observations are the same in all steps of an episode",
+        ),
+        (
             dict(terminals=lambda a: 1 - a["timeouts"], timeouts=lambda a: 0 * a["timeouts"]),
             "most episodes have one step",
         ),

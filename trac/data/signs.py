@@ -63,9 +63,10 @@ def signs(data: "Trajectories") -> Iterator[str]:
                 f"column {i} of the {key} reaches {largest[i]:g} and is only {width[i]:g} wide, where float32 tells "
                 f"steps of {np.spacing(largest[i]):g} apart. Subtract what is common to all of them."
             )
-    for key, values in (("actions", data.actions), ("observations", data.observations)):
-        if len(data) >= 100 and not np.ptp(values, axis=0).any():
-            yield f"the {key} are the same in every row. Check that they were logged."
+    if len(data) >= 100 and not np.ptp(data.actions, axis=0).any():
+        yield "the actions are the same in every row. Check that they were logged."
+    if len(data) >= 100 and data.lengths.max() > 1 and not _moves(data):
+        yield "the observations are the same in all steps of an episode. Check that each step's own were logged."
     if data.lengths.max() > 1 and np.median(data.lengths) == 1:
         yield "most episodes have one step. Check what marks their ends."
     spread = data.observations.std(axis=0, dtype=np.float64)
@@ -136,8 +137,14 @@ def order(data: "Trajectories", upcoming: Any) -> Iterator[str]:
     if len(early):
         yield (
             f"next_observations go on with the next row at {len(early)} of {(~inside).sum()} ends, first in row "
-            f"{early[0]}: are these ends marked too early?"
+            f"{early[0]}: are these ends marked too early, or were all rows shifted by one?"
         )
+
+
+def _moves(data: "Trajectories") -> bool:
+    """Whether the observations change within any episode."""
+    inside = ~(data.terminals | data.timeouts)[:-1]
+    return any((column[1:] != column[:-1])[inside].any() for column in data.observations.T)
 
 
 def sums_so_far(costs: np.ndarray, lengths: np.ndarray) -> np.ndarray:
