@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 from nbclient import NotebookClient
 
@@ -61,19 +62,46 @@ def test_stubs_fail_and_solutions_pass(path, monkeypatch):
         assert said.endswith(f"{label}: solved\n")
 
 
-def test_an_attempt_says_whether_it_holds(capsys, monkeypatch):
-    monkeypatch.delenv("TRAC_EXERCISES", raising=False)
-    with attempt("right"):
-        assert 1 + 1 == 2
-    with attempt("wrong"):
-        raise AssertionError
-    with attempt("told"):
-        raise AssertionError("expected 3, got 2")
-    assert capsys.readouterr().out == (
-        "right: solved\nwrong: not solved yet, AssertionError at\n    raise AssertionError\n"
-        'told: not solved yet, AssertionError at\n    raise AssertionError("expected 3, got 2")\n'
-        "    expected 3, got 2\n"
+CELL = """
+answer, nothing = 2, None
+with attempt("right"):
+    assert answer == 2
+with attempt("wrong"):
+    assert np.isclose(
+        answer / 4, 3
     )
+with attempt("told"):
+    assert answer == 3, f"expected 3, got {answer}"
+with attempt("empty"):
+    assert abs(nothing - 3) < 1
+with attempt("error"):
+    int("two")
+"""
+SAID = """\
+right: solved
+wrong: not solved yet
+    assert np.isclose(
+        answer / 4, 3
+    )
+    answer / 4 is 0.5
+told: not solved yet
+    assert answer == 3, f"expected 3, got {answer}"
+    expected 3, got 2
+empty: not solved yet
+    assert abs(nothing - 3) < 1
+    An answer is missing: it is still None, or nothing is returned.
+error: not solved yet
+    int("two")
+    ValueError: invalid literal for int() with base 10: 'two'
+"""
+
+
+def test_an_attempt_says_whether_it_holds(tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("TRAC_EXERCISES", raising=False)
+    cell = tmp_path / "cell.py"  # pytest writes messages of its own into the asserts of this file
+    cell.write_text(CELL)
+    exec(compile(CELL, str(cell), "exec"), {"attempt": attempt, "np": np})
+    assert capsys.readouterr().out == SAID
     monkeypatch.setenv("TRAC_EXERCISES", "strict")
     with pytest.raises(TypeError), attempt("strict"):
         len(None)
