@@ -78,7 +78,7 @@ globalThis.explorer = (() => {
   function axes(parent, width, height, xDomain, yDomain, xName, yName) {
     const left = 52, bottom = height - 44, above = 18;
     const x = d3.scaleLinear(xDomain, [left, width - 8]), y = d3.scaleLinear(yDomain, [bottom, above]);
-    const across = d3.axisBottom(x).ticks(width / 100), up = d3.axisLeft(y).ticks(6);
+    const across = d3.axisBottom(x).ticks(width / 90), up = d3.axisLeft(y).ticks(6);
     one(parent, "g", "x", { transform: `translate(0,${bottom})` }).call(across.tickSizeOuter(0));
     one(parent, "g", "y", { transform: `translate(${left},0)` }).call(up.tickSizeOuter(0));
     one(parent, "text", "x", { x: (left + width) / 2, y: height - 6, "text-anchor": "middle" }).text(xName);
@@ -128,15 +128,16 @@ globalThis.explorer = (() => {
     input.setAttribute("aria-valuetext", text);
   }
 
-  // Set up the figures of a class. setUp(root, svg, data) returns the function that draws one by its inputs, and
-  // that returns what is to be said below it.
+  // Set up the figures of a class. setUp(svg, data, controls), with the controls by the last word of their ids, returns
+  // the function that draws one by its controls, and that returns what is to be said below it.
   function mount(name, setUp) {
     if (typeof document === "undefined") return; // the tests
     for (const root of document.querySelectorAll(`.${name}:not([data-ready])`)) {
       root.dataset.ready = "yes";
       const svg = d3.select(root.querySelector("svg")), result = root.querySelector(".result");
       const data = JSON.parse(root.querySelector('script[type="application/json"]').textContent);
-      const draw = setUp(root, svg, data);
+      const controls = [...root.querySelectorAll("[id]")].map((node) => [node.id.split("-")[1], node]);
+      const draw = setUp(svg, data, Object.fromEntries(controls));
       let said;
       const update = () => {
         for (const input of root.querySelectorAll("input")) show(input, String(Number(input.value)));

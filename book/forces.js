@@ -75,7 +75,7 @@
     );
   }
 
-  mount("forces", (root, svg) => {
+  mount("forces", (svg, _, controls) => {
     const below = svg.select("g"), above = svg.select(".arrows"), handles = svg.selectAll(".handle");
     const places = { policy: [0.3, -0.4], good: [0.35, 0.4], bad: [-0.35, -0.1] };
     let x, y; // scales
@@ -98,10 +98,8 @@
       })
       .select("path").attr("d", (name) => mark({ good: "desirable", bad: "undesirable" }[name] ?? name, 6.5));
     return () => {
-      const settings = Object.fromEntries(
-        ["alpha", "eta", "gamma"].map((name) => [name, Number(root.querySelector(`#forces-${name}`).value)])
-      );
-      const { policy, good, bad } = places;
+      const [alpha, eta, gamma] = ["alpha", "eta", "gamma"].map((name) => Number(controls[name].value));
+      const { policy, good, bad } = places, settings = { alpha, eta, gamma };
       const actions = { good, bad, reference: along(good, 1, bad).map((value) => value / 2) };
       const found = forces(actions, policy, settings), means = path(actions, policy, settings);
       const end = means[STEPS], inside = means.filter((mean) => Math.max(...mean.map(Math.abs)) <= EDGE);

@@ -39,13 +39,11 @@
     );
   }
 
-  mount("labels-explorer", (root, svg, data) => {
-    const [ratio, x, limit, step] = ["ratio", "x", "limit", "step"].map((name) => root.querySelector(`#labels-${name}`));
-    const button = root.querySelector("button"), last = data.steps;
-    const calm = matchMedia("(prefers-reduced-motion: reduce)");
+  mount("labels-explorer", (svg, data, { ratio, x: share, limit, step, button }) => {
+    const last = data.steps, calm = matchMedia("(prefers-reduced-motion: reduce)");
     const reach = MARGIN + Math.max(...data.runs.flatMap((run) => run.path.map(Math.abs)));
     const chosen = () =>
-      data.runs.find((run) => [[run.ratio, ratio], [run.x, x], [run.limit, limit]].every(([a, b]) => a === Number(b.value)));
+      data.runs.find((run) => [[run.ratio, ratio], [run.x, share], [run.limit, limit]].every(([a, b]) => a === Number(b.value)));
 
     function picture() {
       const run = chosen(), { points, costly, cost } = upTo(run, Number(step.value));
@@ -86,7 +84,7 @@
 
     button.addEventListener("click", () => play(!playing));
     step.addEventListener("input", () => play(false));
-    for (const select of [ratio, x, limit]) {
+    for (const select of [ratio, share, limit]) {
       select.addEventListener("input", () => {
         play(false);
         step.value = last;

@@ -39,19 +39,19 @@
     );
   }
 
-  mount("limit-explorer", (root, svg, { view, trained, kappa }) => {
-    const [limit, top, bottom] = ["limit", "top", "bottom"].map((name) => root.querySelector(`#limit-${name}`));
+  mount("limit-explorer", (svg, { view, trained, kappa }, { limit, top, bottom }) => {
     const most = d3.max(view.costs), name = (group) => (group.limit < most ? `the limit ${group.limit}` : "no limit");
     let scales;
-    // A finger on the line moves it; elsewhere it scrolls the page, and a tap moves the line there.
-    const onLine = ([touch]) => Math.abs(d3.pointer(touch, svg.node())[0] - scales.x(limit.value)) < 24;
-    const drag = d3.drag().container(svg.node())
-      .filter((event) => (event.touches ? onLine(event.touches) : !event.button && !event.ctrlKey))
-      .on("start drag", (event) => {
-        limit.value = scales.x.invert(event.x);
-        limit.dispatchEvent(new Event("input", { bubbles: true }));
-      });
-    svg.call(drag).style("touch-action", null); // explorer.css has another one than D3
+    function move(x) {
+      limit.value = scales.x.invert(x);
+      limit.dispatchEvent(new Event("input", { bubbles: true }));
+    }
+    // A finger drags the line alone: elsewhere it scrolls the page, or taps to move the line there.
+    const near = ([touch]) => Math.abs(d3.pointer(touch, svg.node())[0] - scales.x(limit.value)) < 24;
+    const allowed = (event) => (event.touches ? near(event.touches) : !event.button && !event.ctrlKey);
+    svg.call(d3.drag().container(svg.node()).filter(allowed).on("start drag", (event) => move(event.x)))
+      .on("click", (event) => move(d3.pointer(event)[0]))
+      .style("touch-action", null); // that of explorer.css in place of D3's
     return () => {
       const [l, x, y] = [limit, top, bottom].map((input) => Number(input.value));
       const found = partition(view, { limit: l, top: x, bottom: y, kappa });

@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "book" / "explorer.js"
 D3 = ROOT / "book" / "d3.js"
 CHAPTER = ROOT / "notebooks" / "04_partition.ipynb"
-NAMESPACES = r"http://www\.w3\.org/(1999/xhtml|1999/xlink|2000/svg|2000/xmlns/|XML/1998/namespace)"  # names, asked by none
+NAMESPACES = r"http://www\.w3\.org/(1999/xhtml|1999/xlink|2000/svg|2000/xmlns/|XML/1998/namespace)"  # names only
 ASKS = r"//\w|\bsrc\b|\bhref\b|url\(|@import|fetch\(|XMLHttpRequest|WebSocket|import\("
 NODE = shutil.which("node")
 needs_node = pytest.mark.skipif(NODE is None, reason="node, which runs the explorer's script, is not installed")
