@@ -274,7 +274,7 @@ def test_a_finger_drags_an_action_and_scrolls_beside_it(address, browser, swipe)
 
 def test_a_finger_drags_the_limit_by_its_line_and_scrolls_beside_it(address, browser, swipe):
     load(browser, address + "notebooks/10_limits.html")
-    picture, value = (browser.find_element(By.CSS_SELECTOR, f".limit-explorer {one}") for one in ("svg", "#limit-limit"))
+    picture, value = (browser.find_element(By.CSS_SELECTOR, one) for one in (".limit-explorer svg", "#limit-limit"))
     line = picture.find_element(By.CSS_SELECTOR, "line.limit")
     browser.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", picture)
     assert swipe(line, (5, 0), (80, 5)) == 0
