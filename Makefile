@@ -12,7 +12,7 @@ EXTRAS := bullet,book,sweep,baselines,tests
 export JUPYTER_PREFER_ENV_PATH := 1
 unexport JUPYTER_PATH
 
-.PHONY: book notebooks html test test-all test-exercises test-slow test-notebooks test-osrl test-browser test-colab check-py312 check-py313 safety test-safety lint links
+.PHONY: book notebooks html test test-all test-exercises test-slow test-notebooks test-osrl test-browser d3 test-colab check-py312 check-py313 safety test-safety lint links
 .PHONY: lock audit wheel bench bench-gpu bench-osrl bench-scale datasets studies suites set-repository clean .venv
 
 book: # execute the stale notebooks (FORCE=1: all) and build the book
@@ -68,6 +68,20 @@ test-browser: html _build/axe/package/axe.min.js # every page of the built book 
 _build/axe/package/axe.min.js:
 	mkdir -p _build/axe
 	cd _build/axe && npm pack --silent axe-core@$(AXE) && tar xzf axe-core-$(AXE).tgz
+
+# D3's modules as of its release 7.9.0, with what they need.
+D3 := d3-array@3.2.4 d3-axis@3.0.0 d3-color@3.1.0 d3-dispatch@3.0.1 d3-drag@3.0.0 d3-format@3.1.0 d3-interpolate@3.0.1 \
+    d3-path@3.1.0 d3-scale@4.0.2 d3-selection@3.0.0 d3-shape@3.2.0 d3-time@3.1.0 d3-time-format@4.1.0 internmap@2.0.3
+D3_NAMES := array:extent,groups,max,mean axis:axisBottom,axisLeft drag:drag scale:scaleLinear selection:pointer,select \
+    shape:curveStepAfter,line,symbol,symbolCircle,symbolCross,symbolDiamond2,symbolSquare,symbolTimes
+d3: # book/d3.js: the part of D3 that the interactive figures use, as one script
+	mkdir -p _build/d3
+	cd _build/d3 && npm install --silent --no-audit --no-fund --no-save $(D3) esbuild@0.28.2
+	for module in $(D3_NAMES); do echo "export {$${module#*:}} from 'd3-$${module%:*}';"; done >_build/d3/entry.js
+	(echo "/* Part of D3 7.9.0 (ISC licence), made by: make d3"; echo; cat _build/d3/node_modules/d3-array/LICENSE; echo "*/"; \
+	    cd _build/d3 && npx esbuild entry.js --bundle --minify --format=iife --global-name=d3 \
+	    --footer:js="globalThis.d3=d3;") >_build/d3.js
+	mv _build/d3.js book/d3.js
 
 links: $(STAMP) # ask the pages that the book links to on other hosts for an answer; reports, and fails for none
 	-$(BIN)/jupyter-book build --all --builder linkcheck --quiet --path-output _build/links . >_build/links.log 2>&1

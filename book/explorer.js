@@ -1,5 +1,6 @@
 // What the interactive figures share.
-// `partition` repeats the rules of trac/partition.py to the last bit and is tested against them; the rest draws.
+// `partition` repeats the rules of trac/partition.py to the last bit and is tested against them; D3 draws.
+if (typeof document === "undefined") require("./d3.js"); // the tests
 globalThis.explorer = (() => {
   "use strict";
 
@@ -48,78 +49,60 @@ globalThis.explorer = (() => {
   }
 
   const short = (value) => String(Number(value.toFixed(2)));
-  const pixels = (...values) => values.map((value) => Math.round(10 * value) / 10);
-
-  // Round numbers, about `count` of them, that cover low to high.
-  function ticks(low, high, count) {
-    const rough = (high - low) / count, power = 10 ** Math.floor(Math.log10(rough));
-    const step = power * [1, 2, 5, 10].find((factor) => factor * power >= rough);
-    const found = [];
-    for (let k = Math.ceil(low / step); k * step <= high; k++) found.push(Number((k * step).toPrecision(12)));
-    return found;
-  }
+  const NAMES = { [DESIRABLE]: "desirable", [UNDESIRABLE]: "undesirable", [NEITHER]: "neither" };
+  const members = (labels, label) => [...labels.keys()].filter((i) => labels[i] === label);
 
   // The marks of all figures, by the name of their class in explorer.css.
-  const MARKERS = {
-    desirable: (x, y, r) => `<circle cx="${x}" cy="${y}" r="${r}"/>`,
-    undesirable: (x, y, r) => `<path d="M${x - r} ${y - r}l${2 * r} ${2 * r}m0 ${-2 * r}l${-2 * r} ${2 * r}"/>`,
-    neither: (x, y) => `<path d="M${x - 2.5} ${y - 2.5}h5v5h-5z"/>`,
-    policy: (x, y, r) => `<path d="M${x - r} ${y}l${r} ${-r}l${r} ${r}l${-r} ${r}z"/>`,
-    average: (x, y, r) => `<path d="M${x - r} ${y - 2}v4h${r - 2}v${r - 2}h4v${2 - r}h${r - 2}v-4h${2 - r}v${2 - r}h-4v${r - 2}z"/>`,
-    end: (x, y, r) => `<circle cx="${x}" cy="${y}" r="${r}"/>`,
-    sum: (x, y, r) => `<path d="M${x - r} ${y}h${2 * r}l${-r} ${-r}m${r} ${r}l${-r} ${r}"/>`,
+  const SYMBOLS = {
+    desirable: d3.symbolCircle, undesirable: d3.symbolTimes, neither: d3.symbolSquare, policy: d3.symbolDiamond2,
+    average: d3.symbolCross, end: d3.symbolCircle,
   };
-  const NAMES = { [DESIRABLE]: "desirable", [UNDESIRABLE]: "undesirable", [NEITHER]: "neither" };
-  const marks = (name, points) => `<g class="${name}">${points.map((point) => MARKERS[name](...point)).join("")}</g>`;
-  const item = (name, text) => `<li><svg aria-hidden="true">${marks(name, [[7, 7, 5]])}</svg>${text}</li>`;
+  // Outline of a mark that is as large as a circle of radius r; what is in neither class has no weight and one size.
+  const mark = (name, r) => d3.symbol(SYMBOLS[name], name === "neither" ? 25 : Math.PI * r ** 2)();
+  const item = (name, text, d = mark(name, 5)) =>
+    `<li><svg aria-hidden="true"><path class="${name}" transform="translate(7,7)" d="${d}"/></svg>${text}</li>`;
 
-  // Scales from the data to pixels of the svg, their inverses, and the two axes as markup.
-  function axes(svg, height, [xMin, xMax], [yMin, yMax], xName, yName) {
-    const width = svg.clientWidth, left = 52, bottom = height - 44, above = 18;
-    const right = width - 8, start = left + 8;
-    const x = (value) => start + (value - xMin) / (xMax - xMin) * (right - start);
-    const y = (value) => bottom - (value - yMin) / (yMax - yMin) * (bottom - above);
-    const xTicks = ticks(xMin, xMax, width < 450 ? 5 : 9).map(
-      (t) => `<path class="axis" d="M${x(t)} ${bottom}v5"/>` +
-        `<text x="${x(t)}" y="${bottom + 18}" text-anchor="middle">${t}</text>`
-    );
-    const yTicks = ticks(yMin, yMax, 6).map(
-      (t) => `<path class="axis" d="M${left} ${y(t)}h-5"/>` +
-        `<text x="${left - 8}" y="${y(t) + 4}" text-anchor="end">${t}</text>`
-    );
-    svg.setAttribute("height", height);
-    const markup =
-      `<path class="axis" d="M${left} ${above}V${bottom}H${width}"/>` + xTicks.join("") + yTicks.join("") +
-      `<text x="${(left + width) / 2}" y="${height - 6}" text-anchor="middle">${xName}</text>` +
-      `<text x="0" y="${above - 5}">${yName}</text>`;
-    return {
-      x, y, bottom, above, width, markup,
-      valueX: (pixel) => xMin + (pixel - start) / (right - start) * (xMax - xMin),
-      valueY: (pixel) => yMin + (bottom - pixel) / (bottom - above) * (yMax - yMin),
-    };
+  // The one child of its kind, made where it is missing.
+  function one(parent, tag, name, attributes = {}) {
+    const node = parent.selectChildren(`${tag}.${name}`).data([name]).join(tag).attr("class", name);
+    for (const [key, value] of Object.entries(attributes)) node.attr(key, value);
+    return node;
   }
 
-  // The cloud of segments with the limit; `more(axes)` is markup to draw over it. Returns the axes.
-  function plot(svg, view, { threshold, labels, weights }, more = () => "") {
-    const height = Math.max(260, Math.min(420, 0.6 * svg.clientWidth));
-    const frame = axes(
-      svg, height, [-0.5, 1.02 * Math.max(...view.costs, threshold, 1)],
-      [Math.min(...view.returns, 0), 1.02 * Math.max(...view.returns)], `cost of ${view.length} steps`, "return"
+  // points: [x, y, r] in pixels.
+  const marks = (parent, name, points) =>
+    one(parent, "g", name).selectAll("path").data(points).join("path")
+      .attr("transform", ([x, y]) => `translate(${x},${y})`).attr("d", ([, , r]) => mark(name, r));
+
+  // Scales from the data to pixels, with their axes drawn.
+  function axes(parent, width, height, xDomain, yDomain, xName, yName) {
+    const left = 52, bottom = height - 44, above = 18;
+    const x = d3.scaleLinear(xDomain, [left, width - 8]), y = d3.scaleLinear(yDomain, [bottom, above]);
+    const across = d3.axisBottom(x).ticks(width / 90), up = d3.axisLeft(y).ticks(6);
+    one(parent, "g", "x", { transform: `translate(0,${bottom})` }).call(across.tickSizeOuter(0));
+    one(parent, "g", "y", { transform: `translate(${left},0)` }).call(up.tickSizeOuter(0));
+    one(parent, "text", "x", { x: (left + width) / 2, y: height - 6, "text-anchor": "middle" }).text(xName);
+    one(parent, "text", "y", { y: above - 5 }).text(yName);
+    return { x, y, above, bottom };
+  }
+
+  // The cloud of segments with the limit. Returns the axes' scales.
+  function plot(svg, view, { threshold, labels = view.costs.map(() => NEITHER), weights }) {
+    const { costs, returns, length } = view, width = svg.node().clientWidth;
+    const height = Math.max(260, Math.min(420, 0.6 * width));
+    const most = d3.max([...costs, threshold, 1]), [low, high] = d3.extent([...returns, 0]);
+    svg.attr("height", height);
+    const { x, y, above, bottom } = axes(
+      svg, width, height, [-0.5 - most / 80, 1.02 * most], [low, 1.02 * high], `cost of ${length} steps`, "return"
     );
-    const groups = { neither: [], undesirable: [], desirable: [] };
-    view.costs.forEach((cost, i) => {
-      const weight = weights ? weights[i] : 0;
-      // Costs are whole numbers: spread by up to half of one to the left, points do not hide each other.
-      const at = pixels(frame.x(cost - 0.5 * ((i * 0.618) % 1)), frame.y(view.returns[i]), 1 + 3 * weight);
-      groups[NAMES[labels ? labels[i] : NEITHER]].push(at);
-    });
-    const line = frame.x(threshold), end = line > frame.width - 90;
-    svg.innerHTML =
-      Object.entries(groups).map(([name, points]) => marks(name, points)).join("") + frame.markup +
-      `<path class="limit" d="M${line} ${frame.above}V${frame.bottom}"/>` +
-      `<text x="${line + (end ? -5 : 5)}" y="${frame.above - 5}" text-anchor="${end ? "end" : "start"}">` +
-      `limit ${short(threshold)}</text>` + more(frame);
-    return frame;
+    // Costs are whole numbers: spread by up to half of one to the left, points do not hide each other.
+    const at = (i) => [x(costs[i] - 0.5 * ((i * 0.618) % 1)), y(returns[i]), 1 + 3 * weights?.[i]];
+    for (const label of [NEITHER, UNDESIRABLE, DESIRABLE]) marks(svg, NAMES[label], members(labels, label).map(at));
+    const limit = one(svg, "g", "threshold", { transform: `translate(${x(threshold)},0)` });
+    const [side, anchor] = x(threshold) > width - 90 ? [-5, "end"] : [5, "start"];
+    one(limit, "line", "limit", { y1: above, y2: bottom });
+    one(limit, "text", "name", { x: side, y: above - 5, "text-anchor": anchor }).text(`limit ${short(threshold)}`);
+    return { x, y };
   }
 
   function describe(view, { threshold, error, labels, weights }, more = "") {
@@ -131,28 +114,13 @@ globalThis.explorer = (() => {
       `${view.costs.length - unsafe} safe, ${unsafe} unsafe</p>`;
     if (error) return `${head}<p class="impossible">${error}</p>`;
     const items = [DESIRABLE, UNDESIRABLE, NEITHER].map((label) => {
-      const name = NAMES[label], members = [...labels.keys()].filter((i) => labels[i] === label);
-      const found = members.map((i) => weights[i]);
-      let text = `<b>${members.length}</b> ${name === "neither" ? "in neither class" : name}`;
-      if (label === UNDESIRABLE) text += ` (${unsafe} unsafe, ${members.length - unsafe} safe)`;
-      if (label !== NEITHER) text += `, weights ${Math.min(...found).toFixed(3)} to ${Math.max(...found).toFixed(3)}`;
-      return item(name, text);
+      const name = NAMES[label], found = members(labels, label);
+      if (label === NEITHER) return item(name, `<b>${found.length}</b> in neither class`);
+      const parts = label === UNDESIRABLE ? ` (${unsafe} unsafe, ${found.length - unsafe} safe)` : "";
+      const range = d3.extent(found, (i) => weights[i]).map((weight) => weight.toFixed(3)).join(" to ");
+      return item(name, `<b>${found.length}</b> ${name}${parts}, weights ${range}`);
     });
     return `${head}<ul>${items.join("")}${more}</ul>`;
-  }
-
-  // Call moved(x, y), in pixels of the svg, while a pointer drags the element.
-  function drag(svg, element, moved) {
-    const move = (event) => {
-      if (!element.hasPointerCapture(event.pointerId)) return;
-      const box = svg.getBoundingClientRect();
-      moved(event.clientX - box.left, event.clientY - box.top);
-    };
-    element.addEventListener("pointerdown", (event) => {
-      element.setPointerCapture(event.pointerId);
-      move(event);
-    });
-    element.addEventListener("pointermove", move);
   }
 
   function show(input, text) {
@@ -160,15 +128,16 @@ globalThis.explorer = (() => {
     input.setAttribute("aria-valuetext", text);
   }
 
-  // Set up the figures of a class. setUp(root, svg, data) returns the function that draws one by its inputs, and
-  // that returns what is to be said below it.
+  // Set up the figures of a class. setUp(svg, data, controls), with the controls by the last word of their ids, returns
+  // the function that draws one by its controls, and that returns what is to be said below it.
   function mount(name, setUp) {
     if (typeof document === "undefined") return; // the tests
     for (const root of document.querySelectorAll(`.${name}:not([data-ready])`)) {
       root.dataset.ready = "yes";
-      const svg = root.querySelector("svg"), result = root.querySelector(".result");
+      const svg = d3.select(root.querySelector("svg")), result = root.querySelector(".result");
       const data = JSON.parse(root.querySelector('script[type="application/json"]').textContent);
-      const draw = setUp(root, svg, data);
+      const controls = [...root.querySelectorAll("[id]")].map((node) => [node.id.split("-")[1], node]);
+      const draw = setUp(svg, data, Object.fromEntries(controls));
       let said;
       const update = () => {
         for (const input of root.querySelectorAll("input")) show(input, String(Number(input.value)));
@@ -178,13 +147,14 @@ globalThis.explorer = (() => {
       root.addEventListener("input", update);
       let width = 0;
       new ResizeObserver(() => {
-        if (svg.clientWidth === width) return;
-        width = svg.clientWidth;
+        const now = svg.node().clientWidth;
+        if (!now || now === width) return; // 0 where the figure is hidden
+        width = now;
         update();
-      }).observe(svg);
+      }).observe(svg.node());
     }
   }
 
-  return { DESIRABLE, partition, short, pixels, marks, item, axes, plot, describe, drag, show, mount };
+  return { DESIRABLE, partition, short, members, mark, marks, item, one, axes, plot, describe, show, mount };
 })();
 if (typeof document === "undefined") module.exports = explorer;

@@ -3,7 +3,7 @@
   "use strict";
 
   if (typeof document === "undefined") require("./explorer.js");
-  const { axes, drag, item, marks, mount, pixels, short } = explorer;
+  const { axes, item, mark, marks, mount, one, short } = explorer;
 
   const LENGTH = 10; // a segment repeats one action in one state
   const STEPS = 400, RATE = 0.1;
@@ -45,14 +45,10 @@
     return (beyond[0] * line[0] + beyond[1] * line[1]) / square(line);
   }
 
-  function arrow(name, frame, from, by) {
-    const [x, y] = [frame.x(from[0]), frame.y(from[1])];
-    const [dx, dy] = [frame.x(from[0] + by[0]) - x, frame.y(from[1] + by[1]) - y];
-    const length = Math.hypot(dx, dy), head = Math.min(8, length / 2) / length;
-    if (length < 2) return "";
-    const side = (sign) => pixels(head * (-dx + sign * 0.6 * dy), head * (-dy - sign * 0.6 * dx));
-    const tip = pixels(x + dx, y + dy);
-    return `<path class="arrow ${name}" d="M${pixels(x, y)}L${tip}l${side(1)}M${tip}l${side(-1)}"/>`;
+  // Outline of an arrow to the right, in pixels.
+  function arrow(start, end) {
+    const head = Math.min(8, (end - start) / 2), wing = 0.6 * head;
+    return d3.line()([[start, 0], [end, 0], [end - head, -wing], [end, 0], [end - head, wing]]);
   }
 
   const digits = (value) => (Math.round(100 * value) / 100 || 0).toFixed(2).replace("-", "−");
@@ -68,7 +64,7 @@
     const apart = square(along(actions.good, -1, actions.bad)) > 1e-9;
     return (
       "<ul>" + item("desirable", `good ${of("good", found.good)}`) + item("undesirable", `bad ${of("bad", found.bad)}`) +
-      item("sum", `sum of the forces ${point(found.sum)}`) +
+      item("sum", `sum of the forces ${point(found.sum)}`, arrow(-5, 5)) +
       item("neither", `reference policy ${point(actions.reference)}: half-way between the two, where both scores are 0`) +
       item(
         "end", `${STEPS} steps lead to <b>${point(end)}</b>` +
@@ -79,54 +75,56 @@
     );
   }
 
-  mount("forces", (root, svg) => {
-    const [below, above] = svg.querySelectorAll("g[aria-hidden]");
-    const handles = Object.fromEntries([...svg.querySelectorAll(".handle")].map((node) => [node.dataset.name, node]));
+  mount("forces", (svg, _, controls) => {
+    const below = svg.select("g"), above = svg.select(".arrows"), handles = svg.selectAll(".handle");
     const places = { policy: [0.3, -0.4], good: [0.35, 0.4], bad: [-0.35, -0.1] };
-    let frame;
-    for (const [name, node] of Object.entries(handles)) {
-      const place = (...to) => {
-        places[name] = to.map((value) => Math.max(-1, Math.min(1, Math.round(100 * value) / 100)));
-        node.dispatchEvent(new Event("input", { bubbles: true }));
-      };
-      drag(svg, node, (x, y) => place(frame.valueX(x), frame.valueY(y)));
-      node.addEventListener("touchstart", (event) => event.preventDefault()); // else the page scrolls
-      node.addEventListener("keydown", (event) => {
+    let x, y; // scales
+    const at = ([first, second], ...r) => [x(first), y(second), ...r];
+    function place(node, ...to) {
+      places[node.dataset.name] = to.map((value) => Math.max(-1, Math.min(1, Math.round(100 * value) / 100)));
+      node.dispatchEvent(new Event("input", { bubbles: true }));
+    }
+    handles
+      .datum(function () { return this.dataset.name; })
+      .call(
+        d3.drag().subject((_, name) => ({ x: x(places[name][0]), y: y(places[name][1]) }))
+          .on("drag", function (event) { place(this, x.invert(event.x), y.invert(event.y)); })
+      )
+      .on("keydown", function (event, name) {
         const step = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowDown: [0, -1], ArrowUp: [0, 1] }[event.key];
         if (!step) return;
         event.preventDefault(); // the page does not scroll
-        place(...along(places[name], event.shiftKey ? 0.01 : 0.05, step));
-      });
-    }
+        place(this, ...along(places[name], event.shiftKey ? 0.01 : 0.05, step));
+      })
+      .select("path").attr("d", (name) => mark({ good: "desirable", bad: "undesirable" }[name] ?? name, 6.5));
     return () => {
-      const settings = Object.fromEntries(
-        ["alpha", "eta", "gamma"].map((name) => [name, Number(root.querySelector(`#forces-${name}`).value)])
-      );
-      const { policy, good, bad } = places;
+      const [alpha, eta, gamma] = ["alpha", "eta", "gamma"].map((name) => Number(controls[name].value));
+      const { policy, good, bad } = places, settings = { alpha, eta, gamma };
       const actions = { good, bad, reference: along(good, 1, bad).map((value) => value / 2) };
       const found = forces(actions, policy, settings), means = path(actions, policy, settings);
-      const end = means[STEPS];
-      frame = axes(svg, svg.clientWidth - 6, [-EDGE, EDGE], [-EDGE, EDGE], "first number of the action", "second number");
-      const { x, y } = frame;
-      const at = ([first, second], ...r) => pixels(x(first), y(second), ...r);
-      const inside = means.filter((mean) => Math.max(...mean.map(Math.abs)) <= EDGE);
-      const dots = inside.filter((_, step) => step % 10 === 0).map((mean) => at(mean, 1.8));
-      below.innerHTML =
-        frame.markup +
-        `<path class="neither" d="M${x(-1)} ${y(-1)}H${x(1)}V${y(1)}H${x(-1)}z"/>` +
-        `<text x="${x(1) - 5}" y="${y(-1) - 6}" text-anchor="end">action space</text>` +
-        `<path class="path" d="M${inside.map((mean) => pixels(x(mean[0]), y(mean[1]))).join("L")}"/>` +
-        `<g class="dots">${marks("policy", dots)}</g>` +
-        marks("neither", [at(actions.reference)]) +
-        (inside.length > STEPS ? marks("end", [at(end, 7)]) : "");
-      above.innerHTML =
-        arrow("desirable", frame, policy, found.good.pull) + arrow("undesirable", frame, policy, found.bad.pull) +
-        arrow("sum", frame, policy, along(found.good.pull, 1, found.bad.pull));
-      for (const [name, node] of Object.entries(handles)) {
-        node.setAttribute("transform", `translate(${pixels(...at(places[name]))})`);
-        node.setAttribute("aria-valuenow", places[name][0]);
-        node.setAttribute("aria-valuetext", places[name].map(short).join(", "));
-      }
+      const end = means[STEPS], inside = means.filter((mean) => Math.max(...mean.map(Math.abs)) <= EDGE);
+
+      const width = svg.node().clientWidth, height = width + 2, edges = [-EDGE, EDGE]; // both units have one length
+      svg.attr("height", height);
+      ({ x, y } = axes(below, width, height, edges, edges, "first number of the action", "second number"));
+      one(below, "rect", "neither", { x: x(-1), y: y(1), width: x(1) - x(-1), height: y(-1) - y(1) });
+      one(below, "text", "space", { x: x(1) - 5, y: y(-1) - 6, "text-anchor": "end" }).text("action space");
+      one(below, "path", "path", { d: d3.line()(inside.map((mean) => at(mean))) });
+      const dots = inside.filter((_, step) => step % 10 === 0);
+      marks(one(below, "g", "dots"), "policy", dots.map((mean) => at(mean, 1.8)));
+      marks(below, "neither", [at(actions.reference)]);
+      marks(below, "end", inside.length > STEPS ? [at(end, 7)] : []);
+      const { good: { pull: toGood }, bad: { pull: fromBad } } = found, unit = x(1) - x(0);
+      const pulls = Object.entries({ desirable: toGood, undesirable: fromBad, sum: along(toGood, 1, fromBad) });
+      const long = pulls.filter(([, by]) => unit * Math.hypot(...by) >= 2); // pixels
+      above.attr("transform", `translate(${at(policy)})`).selectAll("path").data(long).join("path")
+        .attr("class", ([name]) => `arrow ${name}`)
+        .attr("transform", ([, by]) => `rotate(${Math.atan2(-by[1], by[0]) * 180 / Math.PI})`)
+        .attr("d", ([, by]) => arrow(0, unit * Math.hypot(...by)));
+      handles
+        .attr("transform", (name) => `translate(${at(places[name])})`)
+        .attr("aria-valuenow", (name) => places[name][0])
+        .attr("aria-valuetext", (name) => places[name].map(short).join(", "));
       return describe(actions, found, end, settings);
     };
   });

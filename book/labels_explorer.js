@@ -3,7 +3,7 @@
   "use strict";
 
   if (typeof document === "undefined") require("./explorer.js");
-  const { item, mount, pixels, show } = explorer;
+  const { item, mount, one, show } = explorer;
 
   const SECONDS = 8; // that an episode takes
   const MARGIN = 1; // around what happens [m]
@@ -39,31 +39,30 @@
     );
   }
 
-  mount("labels-explorer", (root, svg, data) => {
-    const [ratio, x, limit, step] = ["ratio", "x", "limit", "step"].map((name) => root.querySelector(`#labels-${name}`));
-    const button = root.querySelector("button"), last = data.steps;
-    const calm = matchMedia("(prefers-reduced-motion: reduce)");
+  mount("labels-explorer", (svg, data, { ratio, x: share, limit, step, button }) => {
+    const last = data.steps, calm = matchMedia("(prefers-reduced-motion: reduce)");
     const reach = MARGIN + Math.max(...data.runs.flatMap((run) => run.path.map(Math.abs)));
     const chosen = () =>
-      data.runs.find((run) => [[run.ratio, ratio], [run.x, x], [run.limit, limit]].every(([a, b]) => a === Number(b.value)));
+      data.runs.find((run) => [[run.ratio, ratio], [run.x, share], [run.limit, limit]].every(([a, b]) => a === Number(b.value)));
 
     function picture() {
       const run = chosen(), { points, costly, cost } = upTo(run, Number(step.value));
-      const width = svg.clientWidth, size = Math.min(width, 440), scale = size / (2 * reach);
-      const at = ([east, north]) => pixels(width / 2 + scale * east, size / 2 - scale * north);
-      const line = (name, places) => `<path class="${name}" d="M${places.map(at).join("L")}"/>`;
-      const wall = (place) => line("limit", [[place, -reach], [place, reach]]);
-      const full = size / Math.max(run.limit, upTo(run, last).cost), left = (width - size) / 2;
-      const [ballX, ballY] = at(points[points.length - 1]), over = cost > run.limit;
-      svg.setAttribute("height", size + 44);
-      svg.innerHTML =
-        `<circle class="ground" cx="${width / 2}" cy="${size / 2}" r="${scale * data.radius}"/>` +
-        wall(-data.x_lim) + wall(data.x_lim) + line("trace", points) +
-        costly.map((piece) => line("costly", piece)).join("") +
-        `<circle class="policy" cx="${ballX}" cy="${ballY}" r="7"/>` +
-        `<text x="${left}" y="${size + 16}">cost ${cost}, limit ${run.limit}${over ? ": over the limit" : ""}</text>` +
-        `<path class="bar${over ? " over" : ""}" d="M${left} ${size + 24}h${full * cost}v10h${-full * cost}z"/>` +
-        `<path class="axis mark" d="M${left + full * run.limit} ${size + 20}v18"/>`;
+      const width = svg.node().clientWidth, size = Math.min(width, 440), left = (width - size) / 2;
+      const x = d3.scaleLinear([-reach, reach], [left, left + size]), y = d3.scaleLinear([-reach, reach], [size, 0]);
+      const bar = d3.scaleLinear([0, Math.max(run.limit, upTo(run, last).cost)], [0, size]);
+      const line = d3.line(([east]) => x(east), ([, north]) => y(north)), over = cost > run.limit;
+      const lines = (name, pieces) => one(svg, "g", name).selectAll("path").data(pieces).join("path").attr("d", line);
+      const [east, north] = points[points.length - 1], tick = left + bar(run.limit);
+      svg.attr("height", size + 44);
+      one(svg, "circle", "ground", { cx: x(0), cy: y(0), r: x(data.radius) - x(0) });
+      lines("limit", [-data.x_lim, data.x_lim].map((wall) => [[wall, -reach], [wall, reach]]));
+      lines("trace", [points]);
+      lines("costly", costly);
+      one(svg, "circle", "policy", { cx: x(east), cy: y(north), r: 7 });
+      one(svg, "text", "cost", { x: left, y: size + 16 })
+        .text(`cost ${cost}, limit ${run.limit}${over ? ": over the limit" : ""}`);
+      one(svg, "rect", "bar", { x: left, y: size + 24, width: bar(cost), height: 10 }).classed("over", over);
+      one(svg, "line", "end", { x1: tick, x2: tick, y1: size + 20, y2: size + 38 });
       show(step, `${step.value} of ${last}`);
     }
 
@@ -85,7 +84,7 @@
 
     button.addEventListener("click", () => play(!playing));
     step.addEventListener("input", () => play(false));
-    for (const select of [ratio, x, limit]) {
+    for (const select of [ratio, share, limit]) {
       select.addEventListener("input", () => {
         play(false);
         step.value = last;

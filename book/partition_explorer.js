@@ -4,10 +4,7 @@
 
   const { describe, mount, partition, plot, show } = explorer;
 
-  mount("partition-explorer", (root, svg, data) => {
-    const [task, limit, ratio, top, bottom, kappa] = ["task", "limit", "ratio", "top", "bottom", "kappa"].map((name) =>
-      root.querySelector(`#explorer-${name}`)
-    );
+  mount("partition-explorer", (svg, data, { task, limit, ratio, top, bottom, kappa }) => {
     for (const name of Object.keys(data)) task.add(new Option(name, name));
     ratio.max = data[task.value].length - 1;
     return () => {

@@ -237,6 +237,54 @@ def test_a_figure_is_dragged(page, grip, by, shown, address, browser):
     assert value.get_attribute("aria-valuetext") != before
 
 
+@pytest.fixture
+def swipe(browser):
+    """A finger on the middle of an element: swipe(element, start, by) in pixels from there; (0, 0) is a tap."""
+
+    def touch(kind, *points):
+        places = [{"x": x, "y": y} for x, y in points]
+        browser.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": f"touch{kind}", "touchPoints": places})
+
+    def swipe(element, start, by):
+        box = element.rect
+        top = browser.execute_script("return scrollY")
+        x, y = box["x"] + box["width"] / 2 + start[0], box["y"] + box["height"] / 2 - top + start[1]
+        touch("Start", (x, y))
+        for step in range(1, 9) if any(by) else ():
+            touch("Move", (x + by[0] * step / 8, y + by[1] * step / 8))
+        touch("End")
+        browser.execute_async_script("setTimeout(arguments[0], 600)")  # the page scrolls on, a tap becomes a click
+        return browser.execute_script("return scrollY") - top
+
+    browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": True})
+    yield swipe
+    browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
+
+
+def test_a_finger_drags_an_action_and_scrolls_beside_it(address, browser, swipe):
+    load(browser, address + "notebooks/06_training.html")
+    picture, good = (browser.find_element(By.CSS_SELECTOR, f".forces {one}") for one in ("svg", "[data-name=good]"))
+    before = good.get_attribute("aria-valuetext")
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", picture)
+    assert swipe(good.find_element(By.CSS_SELECTOR, ".grip"), (0, 0), (0, 80)) == 0
+    dragged = good.get_attribute("aria-valuetext")
+    assert dragged != before
+    assert swipe(picture, (0, 150), (0, -120)) > 50 and good.get_attribute("aria-valuetext") == dragged
+
+
+def test_a_finger_drags_the_limit_by_its_line_and_scrolls_beside_it(address, browser, swipe):
+    load(browser, address + "notebooks/10_limits.html")
+    picture, value = (browser.find_element(By.CSS_SELECTOR, one) for one in (".limit-explorer svg", "#limit-limit"))
+    line = picture.find_element(By.CSS_SELECTOR, "line.limit")
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", picture)
+    assert swipe(line, (5, 0), (80, 5)) == 0
+    dragged = int(value.get_attribute("value"))
+    assert dragged > 25
+    assert swipe(line, (90, 0), (0, -120)) > 50 and int(value.get_attribute("value")) == dragged
+    swipe(line, (-90, 0), (0, 0))
+    assert int(value.get_attribute("value")) < dragged
+
+
 def test_the_counts_of_the_explorer_are_those_of_trac_partition(address, browser):
     load(browser, address + "notebooks/04_partition.html")
     browser.execute_script(

@@ -22,7 +22,9 @@ from trac.teaching.explorer import explorer
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "book" / "explorer.js"
+D3 = ROOT / "book" / "d3.js"
 CHAPTER = ROOT / "notebooks" / "04_partition.ipynb"
+NAMESPACES = r"http://www\.w3\.org/(1999/xhtml|1999/xlink|2000/svg|2000/xmlns/|XML/1998/namespace)"  # names only
 ASKS = r"//\w|\bsrc\b|\bhref\b|url\(|@import|fetch\(|XMLHttpRequest|WebSocket|import\("
 NODE = shutil.which("node")
 needs_node = pytest.mark.skipif(NODE is None, reason="node, which runs the explorer's script, is not installed")
@@ -39,6 +41,11 @@ def in_the_page(cases, name="partition", script=SCRIPT):
     run = subprocess.run(command, input=json.dumps(cases), capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     return json.loads(run.stdout)
+
+
+def asks(page):
+    """What of a page would be loaded from elsewhere."""
+    return re.findall(ASKS, re.sub(NAMESPACES, "", page))
 
 
 def in_python(view, settings):
@@ -138,9 +145,23 @@ def views(page):
 
 def test_the_page_is_small_and_asks_for_nothing(page):
     assert len(page.encode()) < 300_000
-    for script in (SCRIPT, SCRIPT.with_name("partition_explorer.js")):
+    for script in (SCRIPT, D3, SCRIPT.with_name("partition_explorer.js")):
         assert script.read_text(encoding="utf-8").strip() in page  # as it is now
-    assert not re.search(ASKS, page)
+    assert not asks(page)
+
+
+@needs_node
+def test_of_d3_the_page_has_what_the_figures_use_under_its_licence():
+    text = D3.read_text(encoding="utf-8")
+    head, _ = text.split("*/", 1)
+    assert len(text.encode()) < 60_000 and "</script" not in text
+    for phrase in ("ISC", "Copyright 2010-2023 Mike Bostock", "Permission to use", "THE SOFTWARE IS PROVIDED"):
+        assert phrase in head
+    command = [NODE, "-p", "require(process.argv[1]); Object.keys(d3).join()", str(D3)]
+    kept = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip().split(",")
+    scripts = [SCRIPT, *(SCRIPT.with_name(f"{name}.js") for name, _ in FIGURES)]
+    used = set(re.findall(r"\bd3\.(?!js\b)(\w+)", "".join(script.read_text(encoding="utf-8") for script in scripts)))
+    assert sorted(kept) == sorted(used), "the list in the Makefile; then: make d3"
 
 
 FIGURES = [("partition_explorer", 6), ("forces", 3), ("labels_explorer", 4), ("limit_explorer", 3)]
@@ -153,7 +174,7 @@ def test_every_slider_has_a_label_and_the_counts_are_announced(name, count):
     assert len(controls) == count and controls == re.findall(r'<label for="([\w-]+)"', page)
     assert 'role="status" aria-live="polite"' in page
     assert "EXPLORER_" not in page and page.count(SCRIPT.read_text(encoding="utf-8").strip()) == 1
-    assert not re.search(ASKS, page)
+    assert not asks(page)
 
 
 def test_without_the_book_the_figure_says_where_it_is(tmp_path):

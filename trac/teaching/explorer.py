@@ -24,12 +24,12 @@ def explorer(name: str, data: object = None, *, book: Path = Path("../book")) ->
     def text(file: str) -> str:
         return (book / file).read_text(encoding="utf-8").strip()
 
-    # explorer.html, .css and .js have what all figures share.
+    # explorer.html, .css and .js have what all figures share; d3.js is the part of D3 that they use.
     parts = {
         "NAME": name.replace("_", "-"),
         "STYLE": text("explorer.css"),
         "BODY": text(f"{name}.html"),
-        "SCRIPT": f"{text('explorer.js')}\n{text(f'{name}.js')}",
+        "SCRIPT": "\n".join(text(file) for file in ("d3.js", "explorer.js", f"{name}.js")),
         "DATA": json.dumps(data, allow_nan=False),
     }
     page = text("explorer.html")
