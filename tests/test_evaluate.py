@@ -278,3 +278,8 @@ def test_episodes_of_a_known_task_that_are_cut_short_are_told():
 
     with pytest.warns(UserWarning, match="cut off after 50 steps, and those of BallRun have 100"):
         trac.evaluate(trac.policy.Policy(7, 2, hidden=(8,)), task="BallRun", env=short, cost_limit=20, episodes=2)
+
+
+def test_options_beside_an_environment_of_ones_own_say_where_they_go():
+    with pytest.raises(trac.envs.OptionError, match="make the changes in your env= itself"):
+        trac.evaluate(Steer(), env=lambda: None, reward_range=(0, 1), cost_limit=1, env_options={"mass": 2.0})

@@ -174,9 +174,9 @@ def evaluate_many(
                 f"{known.max_return:g}: it is a return, not a normalised one.",
                 stacklevel=4,
             )
-    check_options(known, options)
     if env is not None and options:
         raise OptionError("env_options change trac's simulators: make the changes in your env= itself.")
+    check_options(known, options)
     jobs = [
         (policy, known.name, int(episode_seed), options, env)
         for policy, seed in zip(policies, seeds, strict=True)
