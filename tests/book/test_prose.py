@@ -13,6 +13,7 @@ ALLOWED = {  # definitions, and facts of a source that the sentence names
     "03_logs": {"0.0001"},
     "04_partition": {"1000"},
     "B_alpha": {"1000"},
+    "N_offline_choice": {"95"},
     "core": {"100000", "68000", "0.75", "450", "750", "162", "135"},
     "dsrl": {"35", "180", "0.8", "1.02", "1234", "3.11", "3.12", "3.13"},
     "own_task": {"0.001", "10000", "38"},
