@@ -70,7 +70,6 @@ def test_no_trial_on_slurm_lost_a_run_or_made_it_twice_and_the_page_has_the_tabl
         assert f"| {row.trial} | {row.calls} | {row.trainings} |" in page
 
 
-@pytest.mark.filterwarnings("ignore:Precision loss")  # the released code's three runs on BallRun are equal
 def test_the_page_on_reproduction_has_the_runs_of_both_codes_and_welchs_intervals():
     released = pd.read_csv(RESULTS / "released_code.csv", comment="#")
     ours = EPISODES[(EPISODES.method == "TraC") & (EPISODES.cost_limit == 20)]
