@@ -152,7 +152,12 @@ RUNS = pd.DataFrame(
         (lambda runs: runs.assign(steps=[4000, 4000, 8000] * 2), "steps differs between runs of one setting"),
         (lambda runs: runs.assign(clamp=[1e-6, None, None] * 2), "clamp differs between runs of one setting"),
         (lambda runs: runs.assign(hidden=[[64], [64], [32]] * 2), "hidden differs between runs of one setting"),
-        (lambda runs: runs.assign(**{"return": 1.0, "cost": 10.0, "length": 100}), "these rows are episodes"),
+        (
+            lambda runs: runs.assign(
+                seed=np.random.SeedSequence(0).generate_state(6), **{"return": 1.0, "cost": 10.0, "length": 100}
+            ),
+            "these rows are episodes",
+        ),
         (lambda runs: runs.assign(normalized_cost="0.5"), r"normalized_cost holds (str|object): make numbers of it"),
     ],
 )
@@ -161,6 +166,11 @@ def test_a_table_in_which_seeds_do_not_count_once_is_refused(change, message):
         assert len(table(RUNS)) >= 1
         with pytest.raises(ValueError, match=message):
             table(change(RUNS))
+
+
+def test_runs_may_have_the_names_of_an_episodes_scores():
+    table = summarize(RUNS.assign(**{"return": 1.0, "cost": 10.0, "length": 100}), "alpha")
+    assert table.runs.tolist() == [3, 3]
 
 
 def test_wealth_is_what_each_bet_has_made_with_its_share_of_the_stake():

@@ -223,7 +223,8 @@ def _checked(runs: pd.DataFrame, settings: Sequence[str]) -> pd.DataFrame:
         raise ValueError(f"the table has no column {', '.join(missing)}; it has {', '.join(map(str, runs))}.")
     if not len(runs):
         raise ValueError("the table has no rows.")
-    if {"return", "cost", "length"} <= set(runs):
+    # Those of `Evaluation.episodes`: their seeds are drawn from 32 bits.
+    if {"return", "cost", "length"} <= set(runs) and pd.to_numeric(runs.seed, errors="coerce").median() > 1e6:
         raise ValueError(
             "these rows are episodes, each with the simulator's seed: make one row of each run, with the run's own "
             "seed and the means of its episodes."
