@@ -43,7 +43,8 @@ SEEDS = (0, 1, 2)
 
 
 def segment_ratio(horizon: int) -> float:
-    """
+    """The rule, for episodes of this many steps.
+
     >>> [segment_ratio(steps) for steps in (200, 300, 500, 1000)]
     [1.0, 0.5, 0.5, 0.25]
     """

@@ -2,7 +2,7 @@
 
     git clone https://github.com/zgong11/TraC _build/released && git -C _build/released checkout 2fc12f7
     pip install --target _build/released imageio tensorboard
-    python benchmarks/released_code.py
+    python book/released_code.py
 
 Each run is their train.py in a process of its own, on one thread. Their last model is then evaluated as ours are: 20
 episodes with the seeds of book/quick_table.py. What the two codes have in common is thus the log and the settings; the
@@ -95,6 +95,8 @@ def main(
     code: Path = ROOT / "_build" / "released", seeds: tuple[int, ...] = (0, 1, 2, 3, 4), limit: float = 20
 ) -> None:
     """Run their code on the three packaged tasks, and write the table."""
+    if not (code / "train.py").is_file():
+        raise SystemExit(f"{code} has no train.py: fetch their code as the head of {Path(__file__).name} says.")
     torch.set_num_threads(1)
     rows = []
     for task, ratio in SEGMENT_RATIO.items():
@@ -104,7 +106,7 @@ def main(
             found = trac.evaluate(policy, task=task, cost_limit=limit, seed=EVALUATION_SEED + seed, workers=1)
             rows.append(dict(task=task, cost_limit=limit, seed=seed) | found.episodes[SCORES].mean().to_dict())
             print(rows[-1], flush=True)
-            write(pd.DataFrame(rows), RESULTS / "released_code.csv", "python benchmarks/released_code.py")
+            write(pd.DataFrame(rows), RESULTS / "released_code.csv", "python book/released_code.py")
 
 
 if __name__ == "__main__":
