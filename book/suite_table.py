@@ -59,11 +59,13 @@ def one_run(task: str, limits: tuple[float, ...], method: str, seed: int) -> pd.
     policy = train(data, method, segment_ratio(int(data.lengths.max())), **settings).policy
     seconds = time.process_time() - began
     for limit in limits:
-        if method == "CDT":  # one policy for all limits
+        if method == "CDT":  # one policy for all limits, told which
             policy.aim(float(data.returns[data.episode_costs <= limit].max()), limit)
-        options = dict(task=task, cost_limit=limit, seed=EVALUATION_SEED + seed, workers=1)
+        if method == "CDT" or not rows:
+            options = dict(task=task, cost_limit=limit, seed=EVALUATION_SEED + seed, workers=1)
+            episodes = trac.evaluate(policy, **options).episodes
         row = dict(zip(KEYS, (task, limit, method, seed), strict=True), train_seconds=seconds)
-        rows.append(row | scores(trac.evaluate(policy, **options).episodes))
+        rows.append(row | scores(episodes.assign(normalized_cost=episodes.cost / limit)))
     return pd.DataFrame(rows)
 
 
