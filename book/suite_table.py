@@ -3,8 +3,8 @@
     python book/suite_table.py                   # the tasks of Bullet-Safety-Gym: suite_runs.csv
     .venv-safety/bin/python book/suite_table.py  # those of Safety-Gymnasium and MetaDrive
 
-One row of suite_runs.csv is one policy under one limit: the means of its 20 episodes. Runs whose rows are there are not
-run again.
+One row of suite_runs.csv is one policy under one limit: the means of its 20 episodes, and of TraC the mean score of
+the desirable segments in its last updates. Runs whose rows are there are not run again.
 
 No method was tuned on these tasks, nor looked at before the last update. Budget and settings are those of
 baselines_table.py, where TraC had more tries than the baselines (quick_tuning.csv). One setting follows the task, by
@@ -56,7 +56,10 @@ def one_run(task: str, limits: tuple[float, ...], method: str, seed: int) -> pd.
     torch.set_num_threads(1)
     data, began, rows = trac.load(task), time.process_time(), []
     settings = dict(task=task, cost_limit=limits[0], seed=seed, eval_episodes=0)
-    policy = train(data, method, segment_ratio(int(data.lengths.max())), **settings).policy
+    run = train(data, method, segment_ratio(int(data.lengths.max())), **settings)
+    policy = run.policy
+    # The mean score of the desirable segments at the end; only TraC has classes.
+    score = run.history.score_desirable.iloc[-1] if method == "TraC" else float("nan")
     seconds = time.process_time() - began
     for limit in limits:
         if method == "CDT":  # one policy for all limits, told which
@@ -64,7 +67,7 @@ def one_run(task: str, limits: tuple[float, ...], method: str, seed: int) -> pd.
         if method == "CDT" or not rows:
             options = dict(task=task, cost_limit=limit, seed=EVALUATION_SEED + seed, workers=1)
             episodes = trac.evaluate(policy, **options).episodes
-        row = dict(zip(KEYS, (task, limit, method, seed), strict=True), train_seconds=seconds)
+        row = dict(zip(KEYS, (task, limit, method, seed), strict=True), train_seconds=seconds, score_desirable=score)
         rows.append(row | scores(episodes.assign(normalized_cost=episodes.cost / limit)))
     return pd.DataFrame(rows)
 
