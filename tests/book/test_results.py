@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import quick_table
+import suite_table
 from scipy import stats
 
 RESULTS = quick_table.RESULTS
@@ -85,3 +86,19 @@ def test_the_page_on_reproduction_has_the_runs_of_both_codes_and_welchs_interval
             ends = stats.ttest_ind(mine, theirs, equal_var=False).confidence_interval()
             cells.append(f"{mine.mean() - theirs.mean():+.2f} [{ends.low:.2f}, {ends.high:.2f}]")
         assert f"| {task} | {' | '.join(cells)} |" in page
+
+
+def test_a_row_of_the_three_suites_is_a_policys_under_a_limit_that_it_was_trained_for():
+    runs = pd.read_csv(RESULTS / "suite_runs.csv", comment="#")
+    assert not runs.duplicated(suite_table.KEYS).any() and (runs.episodes == 20).all()
+    assert set(runs.method) <= set(suite_table.METHODS)
+    np.testing.assert_allclose(runs.normalized_cost, runs.cost / runs.cost_limit, rtol=1e-4)
+    assert (runs.score_desirable.notna() == runs.method.str.startswith("TraC")).all()
+
+
+@pytest.mark.slow
+def test_a_row_of_the_three_suites_is_made_again():
+    runs = pd.read_csv(RESULTS / "suite_runs.csv", comment="#").set_index(suite_table.KEYS)
+    row = suite_table.one_run("CarRun", (10.0,), "BC-Safe", 0).iloc[0]
+    for score in ("normalized_reward", "normalized_cost"):  # another machine has other last bits
+        assert row[score] == pytest.approx(runs[score]["CarRun", 10, "BC-Safe", 0], abs=0.02)

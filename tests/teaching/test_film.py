@@ -72,3 +72,13 @@ def test_each_policy_is_held_to_its_own_limit() -> None:
     drawing = ElementTree.fromstring(film(policies, task="BallCircle", cost_limit=limits, seed=3))
     first, second = (text.text or "" for text in drawing.iter(f"{SVG}text"))
     assert first.endswith("of 20, over the limit") and second.endswith("of 1000")
+
+
+def test_lanes_stand_side_by_side_when_asked() -> None:
+    episodes = dict.fromkeys("ab", (np.array([[0.0, 0], [5, 1], [9, 0]]), np.zeros(2)))
+    corners = [
+        [g.attrib["transform"] for g in ElementTree.fromstring(drawing).findall(f"{SVG}g")]
+        for columns in (None, 2)
+        for drawing in [draw(episodes, task="BallRun", cost_limit=2, columns=columns)]
+    ]
+    assert corners[0][1].startswith("translate(0 ") and corners[1][1] == "translate(325 0)"

@@ -1,17 +1,18 @@
-"""An episode as a film: what a policy did in one of Bullet-Safety-Gym's Circle or Run tasks, seen from above."""
+"""An episode as a film: what a policy did in a task of a circle or a lane, seen from above."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 from xml.sax.saxutils import escape
 
 import numpy as np
 
+from trac.data.tasks import get_task
 from trac.envs import make
 
 _INK, _RED, _PALE = "#222", "#d50000", "#cfd8ea"
-_MARGIN = 1.5  # around what happens [m]
-
+_MARGIN = {"bullet": 1.5, "safety_gymnasium": 0.3}  # around what happens [m]
+_GAP, _BAR = 10, 34  # between views, and the height of name and bar below each [pixels]
 
 Episode = tuple[np.ndarray, np.ndarray]  # positions (L + 1, 2) [m], costs (L,)
 
@@ -41,7 +42,8 @@ def film(
         env_options: changes of the simulator: see `trac.envs.OPTIONS`.
 
     Raises:
-        ValueError: the task is neither a Circle nor a Run task of Bullet-Safety-Gym; there is no policy.
+        ValueError: the task is neither a Circle nor a Run task of Bullet-Safety-Gym, nor Safety-Gymnasium's
+            CarCircle1 or PointCircle1; there is no policy.
 
     Example:
         >>> policy = trac.policy.Policy(7, 2, hidden=(8,))
@@ -59,8 +61,12 @@ def draw(
     cost_limit: float | Mapping[str, float],
     seconds: float = 8,
     width: int = 640,
+    columns: int | None = None,
 ) -> str:
     """The film of episodes whose positions are known, as those of a log: see `film`.
+
+    Args:
+        columns: views side by side; by default all those of a circle, and one of a lane.
 
     >>> still = np.zeros((9, 2)), np.zeros(8)
     >>> draw({"still": still}, task="BallCircle", cost_limit=20)[:4]
@@ -68,58 +74,105 @@ def draw(
     """
     if not episodes:
         raise ValueError("a film needs a policy.")
-    limits = cost_limit if isinstance(cost_limit, Mapping) else dict.fromkeys(episodes, cost_limit)
     simulator = measures(task)
-    circle = task.endswith("Circle")
+    circle = "Circle" in task
     everywhere = np.concatenate([positions for positions, _ in episodes.values()])
     edge = simulator["x_lim"] if circle else simulator["y_lim"]
     low, high = everywhere.min(0), everywhere.max(0)
     reach = np.array([max(simulator["radius"], edge)] * 2) if circle else np.array([0.0, edge])
-    low, high = np.minimum(low, -reach) - _MARGIN, np.maximum(high, reach) + _MARGIN
-    # Circles stand side by side and lanes below each other; one unit of the drawing is a pixel.
-    columns = len(episodes) if circle else 1
-    scale = (width - 10 * (columns - 1)) / columns / (high[0] - low[0])
+    margin = _MARGIN[get_task(task).suite]
+    low, high = np.minimum(low, -reach) - margin, np.maximum(high, reach) + margin
+    columns = columns or (len(episodes) if circle else 1)
+    scale = (width - _GAP * (columns - 1)) / columns / (high[0] - low[0])
+    zero = np.array([-low[0], high[1]]) * scale
+    ground = _ground(circle, zero, edge * scale, scale * (high - low), simulator.get("radius", 0) * scale)
+    views = dict(low=low, high=high, scale=scale, columns=columns)
+    return panels(episodes, dict.fromkeys(episodes, ground), **views, cost_limit=cost_limit, seconds=seconds)
+
+
+def panels(
+    episodes: Mapping[str, Episode],
+    ground: Mapping[str, list[str]],
+    *,
+    low: np.ndarray,
+    high: np.ndarray,
+    scale: float,
+    columns: int,
+    cost_limit: float | Mapping[str, float],
+    seconds: float = 8,
+) -> str:
+    """The film of episodes on any ground: what `draw` does once it knows the ground.
+
+    Args:
+        ground: by name, the SVG elements beneath the path, in pixels from the view's upper left corner.
+        low: the lower left corner of the view (2,) [m].
+        high: its upper right corner (2,) [m].
+        scale: of the drawing [pixels / m].
+        columns: views side by side.
+
+    >>> still = np.zeros((9, 2)), np.zeros(8)
+    >>> view = dict(low=np.array([-1, -1]), high=np.array([1, 1]), scale=100, columns=1)
+    >>> panels({"still": still}, {"still": []}, **view, cost_limit=20)[:4]
+    '<svg'
+    """
+    limits = cost_limit if isinstance(cost_limit, Mapping) else dict.fromkeys(episodes, cost_limit)
     view = scale * (high - low)
-    bar = 34  # height of name and bar, below each view
+    width = columns * view[0] + _GAP * (columns - 1)
     rows = -(-len(episodes) // columns)
-    height = rows * (view[1] + bar + 10) - 10
+    height = rows * (view[1] + _BAR + _GAP) - _GAP
     most = max([*limits.values(), *(costs.sum() for _, costs in episodes.values())])
     parts = []
     for place, (name, (positions, costs)) in enumerate(episodes.items()):
         points = (positions - [low[0], high[1]]) * [scale, -scale]
-        corner = ((place % columns) * (view[0] + 10), (place // columns) * (view[1] + bar + 10))
-        zero = np.array([-low[0], high[1]]) * scale
+        corner = ((place % columns) * (view[0] + _GAP), (place // columns) * (view[1] + _BAR + _GAP))
         parts.append(f'<g transform="translate({corner[0]:.0f} {corner[1]:.0f})">')
-        parts += _ground(circle, zero, edge * scale, view, simulator.get("radius", 0) * scale)
+        parts += ground[name]
         parts += _path(points, costs, seconds)
         parts += _bar(name, costs, limits[name], most, view, seconds)
         parts.append("</g>")
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height:.0f}" width="{width}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" '
         f'font-family="sans-serif" font-size="13"><rect width="100%" height="100%" rx="4" fill="white"/>'
         + "".join(parts)
         + "</svg>"
     )
 
 
-def episode(policy: Any, *, task: str, seed: int, env_options: Mapping[str, float] | None = None) -> Episode:
+def _position(simulator: Any) -> np.ndarray:
+    return np.array(simulator.agent.get_position() if hasattr(simulator, "agent") else simulator.task.agent.pos)[:2]
+
+
+def episode(
+    policy: Any,
+    *,
+    task: str,
+    seed: int,
+    env_options: Mapping[str, float] | None = None,
+    look: Callable[[Any], np.ndarray] | None = None,
+) -> Episode:
     """Positions (L + 1, 2) [m] and costs (L,) of a policy's episode in the simulator.
+
+    Args:
+        look: the position in a simulator (`env.unwrapped`), called at the start and after each step; for other tasks
+            than those of `film`.
 
     >>> episode(trac.policy.Policy(7, 2, hidden=(8,)), task="BallRun", seed=0)[0].shape
     (101, 2)
     """
-    _check(task)
+    if look is None:
+        _check(task)
+        look = _position
     env = make(task, env_options)
     observation, _ = env.reset(seed=seed)
     simulator: Any = env.unwrapped
-    positions, costs, done = [simulator.agent.get_position()[:2]], [], False
+    positions, costs, done = [look(simulator)], [], False
     if hasattr(policy, "start"):  # with a memory of the episode, or random actions: see `rollout` in trac/evaluate.py
         policy.start(seed)
     while not done:
         observation, reward, terminated, truncated, info = env.step(policy.act(observation))
         if hasattr(policy, "observe"):
             policy.observe(float(reward), float(info["cost"]))
-        positions.append(simulator.agent.get_position()[:2])
+        positions.append(look(simulator))
         costs.append(float(info["cost"]))
         done = terminated or truncated
     env.close()
@@ -137,6 +190,8 @@ def measures(task: str) -> dict[str, float]:
     env.reset(seed=0)
     simulator: Any = env.unwrapped
     found = {name: float(getattr(simulator.task, name)) for name in ("x_lim", "y_lim") if hasattr(simulator.task, name)}
+    if hasattr(simulator.task, "sigwalls"):  # Safety-Gymnasium's
+        found["x_lim"] = float(simulator.task.sigwalls.locate_factor)
     if hasattr(simulator.task, "circle"):
         found["radius"] = float(simulator.task.circle.radius)
     env.close()
@@ -144,8 +199,8 @@ def measures(task: str) -> dict[str, float]:
 
 
 def _check(task: str) -> None:
-    if not task.endswith(("Circle", "Run")):
-        raise ValueError(f"{task}: films are of Bullet-Safety-Gym's Circle and Run tasks.")
+    if not task.endswith(("Circle", "Run", "Circle1")):
+        raise ValueError(f"{task}: films are of Bullet-Safety-Gym's Circle and Run tasks, CarCircle1 and PointCircle1.")
 
 
 def _ground(circle: bool, zero: np.ndarray, edge: float, view: np.ndarray, radius: float) -> list[str]:
@@ -159,8 +214,12 @@ def _ground(circle: bool, zero: np.ndarray, edge: float, view: np.ndarray, radiu
     return [ground, f'<path d="{walls}" stroke="{_INK}" stroke-dasharray="6 4" fill="none"/>']
 
 
-def _animate(name: str, values: Sequence[float], seconds: float) -> str:
-    """Through the values at equal times, the last of which stays for a quarter more."""
+def animate(name: str, values: Sequence[float], seconds: float) -> str:
+    """An attribute of an SVG element through the values at equal times; the last stays for a quarter more.
+
+    >>> animate("cx", [10, 20, 30, 40], seconds=8)[:61]
+    '<animate attributeName="cx" values="10.0;20.0;30.0;40.0;40.0"'
+    """
     held = [*values, *[values[-1]] * (len(values) // 4)]
     listed = ";".join(f"{value:.3g}" if abs(value) < 1 else f"{value:.1f}" for value in held)
     return f'<animate attributeName="{name}" values="{listed}" dur="{1.25 * seconds:g}s" repeatCount="indefinite"/>'
@@ -174,7 +233,7 @@ def _path(points: np.ndarray, costs: np.ndarray, seconds: float) -> list[str]:
         if costly:
             parts.append(_piece(points, first, rest[-1] + 1 if rest else first + 1, _RED, 3.5, seconds))
     x, y = points[::2].T
-    moves = _animate("cx", x.tolist(), seconds) + _animate("cy", y.tolist(), seconds)
+    moves = animate("cx", x.tolist(), seconds) + animate("cy", y.tolist(), seconds)
     return [*parts, f'<circle cx="{x[-1]:.1f}" cy="{y[-1]:.1f}" r="5" fill="{_INK}">{moves}</circle>']
 
 
@@ -186,7 +245,7 @@ def _piece(points: np.ndarray, first: int, last: int, color: str, width: float, 
     line = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points[first : last + 1])
     return (
         f'<path d="{line}" stroke="{color}" stroke-width="{width}" fill="none" pathLength="1" stroke-dasharray="1 1">'
-        f"{_animate('stroke-dashoffset', (1 - lengths[there - first] / whole).tolist(), seconds)}</path>"
+        f"{animate('stroke-dashoffset', (1 - lengths[there - first] / whole).tolist(), seconds)}</path>"
     )
 
 
@@ -199,6 +258,6 @@ def _bar(name: str, costs: np.ndarray, limit: float, most: float, view: np.ndarr
     return [
         f'<text x="0" y="{y + 15:.1f}" fill="{color}">{verdict}</text>',
         f'<rect y="{y + 22:.1f}" width="{total / most * view[0]:.1f}" height="8" fill="{color}">'
-        f"{_animate('width', widths.tolist(), seconds)}</rect>",
+        f"{animate('width', widths.tolist(), seconds)}</rect>",
         f'<path d="M{mark:.1f} {y + 19:.1f}v14" stroke="{_INK}" stroke-width="2"/>',
     ]
