@@ -22,7 +22,7 @@ One run of TraC on HalfCheetahVelocity was seen before these predictions were wr
    tasks: CDT or BCQ-Lag is above it on some.
 
 VARIANTS are TraC with one setting changed, under the middle limit. Two of them push harder. They were added after TraC
-had been seen to be unsafe on AntRun with seed 0, with nearly all segments classified right. Each was tried there once,
+had been seen to be unsafe on AntRun with seed 0, with large scores of the desirable segments. Each was tried there,
 with seed 100, and kept the limit of 20. A smaller weight of the undesirable class and α = 1 did not. The prediction was
 then written, of the higher rate before its other runs, of the smaller α after six of those:
 
