@@ -1,9 +1,9 @@
 """All eight offline methods on every task that has a log and is not in baselines_table.py, and TraC's settings there.
 
-    python book/suite_table.py                   # the tasks of Bullet-Safety-Gym: suite_runs.csv
-    .venv-safety/bin/python book/suite_table.py  # those of Safety-Gymnasium and MetaDrive
+    python book/suite_table.py                   # the tasks of Bullet-Safety-Gym: suite_runs_bullet.csv
+    .venv-safety/bin/python book/suite_table.py  # those of Safety-Gymnasium and MetaDrive: two more
 
-One row of suite_runs.csv is one policy under one limit: the means of its 20 episodes, and of TraC the mean score of
+One row of a suite_runs_*.csv is one policy under one limit: the means of its 20 episodes, and of TraC the mean score of
 the desirable segments in its last updates. Runs whose rows are there are not run again.
 
 No method was tuned on these tasks, nor looked at before the last update. Budget and settings are those of
@@ -100,6 +100,11 @@ def one_run(task: str, limits: tuple[float, ...], method: str, seed: int) -> pd.
     return pd.DataFrame(rows)
 
 
+def runs() -> pd.DataFrame:
+    """All rows."""
+    return pd.concat(pd.read_csv(path, comment="#") for path in sorted(RESULTS.glob("suite_runs_*.csv")))
+
+
 def here() -> list[str]:
     """The tasks that have a log, and their simulator installed."""
     found = []
@@ -115,7 +120,7 @@ def here() -> list[str]:
 
 def main(methods: tuple[str, ...] = METHODS, seeds: tuple[int, ...] = SEEDS, workers: int = 1) -> None:
     """Run what is missing of the tasks that can be simulated here."""
-    jobs = []
+    jobs: dict[str, list] = {}  # by suite: the two environments must not write the same file
     tasks = {task: trac.load(task).episode_costs.max() for task in here()}
     for seed, method, task in product(seeds, methods, tasks):
         if task in SEGMENT_RATIO and method not in VARIANTS:  # in baselines_runs.csv
@@ -127,9 +132,11 @@ def main(methods: tuple[str, ...] = METHODS, seeds: tuple[int, ...] = SEEDS, wor
         groups = [limits] if method in ("BC-All", "CDT") else [(limit,) for limit in limits]
         for group in groups:
             if method in CLONED or middle in group:
-                jobs.append(((task, group, method, seed), [{(task, limit, method, seed) for limit in group}]))
-    path = RESULTS / "suite_runs.csv"
-    run_missing(one_run, jobs, {path: read(path, KEYS)}, KEYS, "python book/suite_table.py", workers)
+                rows = {(task, limit, method, seed) for limit in group}
+                jobs.setdefault(TASKS[task].suite, []).append(((task, group, method, seed), [rows]))
+    for suite, missing in jobs.items():
+        path = RESULTS / f"suite_runs_{suite}.csv"
+        run_missing(one_run, missing, {path: read(path, KEYS)}, KEYS, "python book/suite_table.py", workers)
 
 
 if __name__ == "__main__":
