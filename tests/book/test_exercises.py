@@ -34,6 +34,11 @@ def said(cell):
     return "".join(output.get("text") or output.get("data", {}).get("text/plain", "") for output in cell.outputs)
 
 
+def test_no_notebook_is_left_out():
+    """`make test-notebooks` runs those without the tag, and this file the others."""
+    assert {path for path in NOTEBOOKS.glob("*.ipynb") if '"exercise"' in path.read_text()} == set(CHAPTERS)
+
+
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
 def test_each_exercise_has_a_stub_that_is_unsolved_and_a_solution(path):
     stated, stubs, solutions = exercises(nbformat.read(path, as_version=4))
