@@ -10,6 +10,9 @@ policy to a cost limit that starts loose and is tightened along the run, so that
 frontier of return against cost. Two kinds of episode are kept, from the whole of training: the noisy
 ones that the agent learns from, and noise-free rollouts of checkpoints. They are then thinned evenly
 over a cost × return grid, as DSRL does (Liu et al. 2024, arXiv 2306.09303).
+
+Where the settings have `search`, augmented random search over linear policies takes the place of soft actor-critic
+(Mania et al. 2018, arXiv 1803.07055). It takes minutes, and starts anew after it was stopped.
 """
 
 import json
@@ -56,22 +59,8 @@ def collect(task: str, settings: Collection, seed: int, state: Path | None = Non
     # The refill has a simulator of its own, so that it leaves the course of training as it was.
     checkpoint_env, refill_env = (_started(task, seed + i) for i in (1, 2))
     recorders = [env, checkpoint_env, refill_env]
-    model = stable_baselines3().SAC(
-        "MlpPolicy",
-        env,
-        seed=seed,
-        device="cpu",
-        policy_kwargs=dict(net_arch=list(settings.hidden), optimizer_kwargs=dict(fused=True)),
-        learning_rate=settings.learning_rate,
-        batch_size=settings.batch_size,
-        buffer_size=settings.steps,
-        learning_starts=settings.learning_starts,
-        train_freq=settings.train_freq,
-        gradient_steps=settings.gradient_steps,
-        gamma=settings.gamma,
-        ent_coef="auto_0.1",
-        target_entropy=settings.target_entropy,
-    )
+    learner = _random_search if settings.search else _soft_actor_critic
+    model = learner(env, settings, seed)
     order: list[int] = []  # which of the recorders made each episode
     multiplier = PIController(settings.integral_gain, settings.proportional_gain, settings.max_multiplier)
     course = json.dumps([task, seed, asdict(settings)])
@@ -92,7 +81,8 @@ def collect(task: str, settings: Collection, seed: int, state: Path | None = Non
             rollouts(model, refill_env, settings.refill)
             order += [2] * settings.refill
         env.multiplier = multiplier(cost - limit)
-        relabel(model.replay_buffer, env)
+        if not settings.search:
+            relabel(model.replay_buffer, env)
 
         mean_return = float(np.mean([episode["rewards"].sum() for episode in rolled]))
         left = (time.monotonic() - began) / (step - first) * (settings.steps - step)
@@ -101,11 +91,38 @@ def collect(task: str, settings: Collection, seed: int, state: Path | None = Non
             f"return {mean_return:.0f}  cost {cost:.1f}  {left / 60:.0f} min left",
             flush=True,
         )
-        # Before learning starts SB3 draws actions from a generator that is not kept.
-        if state and settings.learning_starts <= step < settings.steps and time.monotonic() - saved >= SAVE_EVERY:
+        # Before learning starts SB3 draws actions from a generator that is not kept; a random search is short.
+        kept = state and not settings.search and settings.learning_starts <= step < settings.steps
+        if kept and time.monotonic() - saved >= SAVE_EVERY:
             _keep(state, course, model, recorders, multiplier, order)
             saved = time.monotonic()
     return _in_order(order, recorders)
+
+
+def _soft_actor_critic(env: Recorder, settings: Collection, seed: int):
+    return stable_baselines3().SAC(
+        "MlpPolicy",
+        env,
+        seed=seed,
+        device="cpu",
+        policy_kwargs=dict(net_arch=list(settings.hidden), optimizer_kwargs=dict(fused=True)),
+        learning_rate=settings.learning_rate,
+        batch_size=settings.batch_size,
+        buffer_size=settings.steps,
+        learning_starts=settings.learning_starts,
+        train_freq=settings.train_freq,
+        gradient_steps=settings.gradient_steps,
+        gamma=settings.gamma,
+        ent_coef="auto_0.1",
+        target_entropy=settings.target_entropy,
+    )
+
+
+def _random_search(env: Recorder, settings: Collection, seed: int):
+    from sb3_contrib import ARS  # only .venv-safety has it
+
+    step = dict(delta_std=settings.search, learning_rate=settings.learning_rate)
+    return ARS("LinearPolicy", env, n_delta=8, n_top=4, seed=seed, **step)
 
 
 def _started(task: str, seed: int) -> Recorder:

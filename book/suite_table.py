@@ -35,6 +35,11 @@ CHANGED the prediction is that they do the same:
 
 6. x = 0.1 raises the cost, x = 1 lowers the reward. α = 1 changes little. A fresh start loses reward and is unsafe; no
    reference changes little. Shorter segments raise the cost.
+
+The rule of the verdict was written when half of the runs of seed 0 were there, before they were put together. An effect
+is there on a task if the means over the seeds differ as predicted, the normalised reward by more than 0.05, the
+normalised cost by more than 0.1. "Little" is a reward within 0.05 and the same side of the limit. A prediction holds
+if its effect is there on five or six of the tasks, does not if on at most two, and otherwise we cannot tell.
 """
 
 import time

@@ -33,3 +33,13 @@ def test_a_killed_collection_goes_on_to_the_same_bits(task, tmp_path, monkeypatc
     for one, other in zip(whole, again, strict=True):
         for key in KEYS:
             np.testing.assert_array_equal(one[key], other[key])
+
+
+def test_random_search_repeats_bit_for_bit():
+    settings = replace(collect.SETTINGS["SwimmerVelocity"], steps=16_000, max_cost=1000, refill=0)
+    first, second = (collect.collect("SwimmerVelocity", settings, seed=3) for _ in range(2))
+    assert len(first) == len(second) == 16 + settings.rollouts
+    for one, other in zip(first, second, strict=True):
+        for key in KEYS:
+            np.testing.assert_array_equal(one[key], other[key])
+    assert len({episode["costs"].sum() for episode in first}) > 1
