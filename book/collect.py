@@ -296,7 +296,8 @@ def save(folder: Path, task: str, episodes: Sequence[Episode], settings: Collect
         safety_gymnasium=("mujoco", "safety-gymnasium"),
         metadrive=("metadrive-simulator", "Panda3D"),
     )[TASKS[task].suite]
-    packages = ("torch", "stable-baselines3", "gymnasium", *simulator, "dsrl", "numpy")
+    learner = ("stable-baselines3", "sb3-contrib") if settings.search else ("stable-baselines3",)
+    packages = ("torch", *learner, "gymnasium", *simulator, "dsrl", "numpy")
     origin = {
         "made_by": f"python book/collect.py {task} --seed {seed}",
         "seed": str(seed),
