@@ -43,6 +43,7 @@ if its effect is there on five or six of the tasks, does not if on at most two, 
 """
 
 import time
+from collections.abc import Iterable
 from itertools import product
 
 import pandas as pd
@@ -110,10 +111,10 @@ def runs() -> pd.DataFrame:
     return pd.concat(pd.read_csv(path, comment="#") for path in sorted(RESULTS.glob("suite_runs_*.csv")))
 
 
-def here() -> list[str]:
-    """The tasks that have a log, and their simulator installed."""
+def here(tasks: Iterable[str]) -> list[str]:
+    """Those that have a log, and their simulator installed."""
     found = []
-    for task in TASKS:
+    for task in tasks:
         if find(task):
             try:
                 open_env(task).close()
@@ -123,16 +124,21 @@ def here() -> list[str]:
     return found
 
 
-def main(methods: tuple[str, ...] = METHODS, seeds: tuple[int, ...] = SEEDS, workers: int = 1) -> None:
+def main(
+    methods: tuple[str, ...] = METHODS,
+    seeds: tuple[int, ...] = SEEDS,
+    tasks: tuple[str, ...] = tuple(TASKS),
+    workers: int = 1,
+) -> None:
     """Run what is missing of the tasks that can be simulated here."""
     jobs: dict[str, list] = {}  # by suite: the two environments must not write the same file
-    tasks = {task: trac.load(task).episode_costs.max() for task in here()}
-    for seed, method, task in product(seeds, methods, tasks):
+    highest = {task: trac.load(task).episode_costs.max() for task in here(tasks)}
+    for seed, method, task in product(seeds, methods, highest):
         if task in SEGMENT_RATIO and method not in VARIANTS:  # in baselines_runs.csv
             continue
         if task not in CHANGED and method in VARIANTS and method not in STRONGER:
             continue
-        limits = tuple(float(limit) for limit in TASKS[task].cost_limits if limit < tasks[task])
+        limits = tuple(float(limit) for limit in TASKS[task].cost_limits if limit < highest[task])
         middle = TASKS[task].cost_limits[1]
         groups = [limits] if method in ("BC-All", "CDT") else [(limit,) for limit in limits]
         for group in groups:
