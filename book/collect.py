@@ -2,8 +2,8 @@
 
     python book/collect.py BallCircle --seed 0
 
-A call that was stopped goes on where it was, to the same bits; the tasks of Safety-Gymnasium and MetaDrive need
-`.venv-safety/bin/python` (make safety).
+A call that was stopped goes on where it was, to the same bits (but see the last paragraph). The tasks of
+Safety-Gymnasium and MetaDrive need `.venv-safety/bin/python` (make safety).
 
 Soft actor-critic learns on the reward `r - λ c`. The multiplier λ follows the cost of the current
 policy to a cost limit that starts loose and is tightened along the run, so that one run sweeps the
@@ -12,7 +12,7 @@ ones that the agent learns from, and noise-free rollouts of checkpoints. They ar
 over a cost × return grid, as DSRL does (Liu et al. 2024, arXiv 2306.09303).
 
 Where the settings have `search`, augmented random search over linear policies takes the place of soft actor-critic
-(Mania et al. 2018, arXiv 1803.07055). It takes minutes, and starts anew after it was stopped.
+(Mania et al. 2018, arXiv 1803.07055). It takes less than half an hour, and starts anew after it was stopped.
 """
 
 import json
