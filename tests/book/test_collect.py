@@ -4,11 +4,14 @@ import json
 from dataclasses import asdict, replace
 
 import collect
+import collect_learning
 import h5py
 import logs_table
 import numpy as np
 import pytest
 import tables
+import torch
+from scipy.spatial.transform import Rotation
 
 from trac.data.hdf5 import FINAL, read
 from trac.data.packaged import REPOSITORY, find, packaged
@@ -120,7 +123,7 @@ def same(first, second):
 def test_a_small_collection_repeats_bit_for_bit():
     pytest.importorskip("stable_baselines3")
     pytest.importorskip("pybullet")
-    first, second = (collect.collect("BallRun", replace(SMALL, steps=400), seed=3) for _ in range(2))
+    first, second = (collect_learning.collect("BallRun", replace(SMALL, steps=400), seed=3) for _ in range(2))
     same(first, second)
     data = collect.join("BallRun", first)
     assert data.timeouts.sum() == len(first) == 4 + 2 + 2
@@ -131,20 +134,42 @@ def test_a_small_collection_repeats_bit_for_bit():
 def test_a_killed_collection_goes_on_to_the_same_bits(task, tmp_path, monkeypatch):
     pytest.importorskip("stable_baselines3")
     pytest.importorskip("pybullet")
-    whole = collect.collect(task, SMALL, seed=3)
-    monkeypatch.setattr(collect, "SAVE_EVERY", 0)
-    real, calls = collect.relabel, []
+    whole = collect_learning.collect(task, SMALL, seed=3)
+    monkeypatch.setattr(collect_learning, "SAVE_EVERY", 0)
+    real, calls = collect_learning.relabel, []
 
     def killed_in_the_third(*args):
         calls.append(real(*args))
         if len(calls) == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(collect, "relabel", killed_in_the_third)
+    monkeypatch.setattr(collect_learning, "relabel", killed_in_the_third)
     course = tmp_path / "course"
     with pytest.raises(KeyboardInterrupt):
-        collect.collect(task, SMALL, seed=3, state=course)
-    same(whole, collect.collect(task, SMALL, seed=3, state=course))
+        collect_learning.collect(task, SMALL, seed=3, state=course)
+    same(whole, collect_learning.collect(task, SMALL, seed=3, state=course))
     assert len(calls) == 3 + 2  # two checkpoints were kept
     with pytest.raises(SystemExit, match="another seed"):
-        collect.collect(task, SMALL, seed=4, state=course)
+        collect_learning.collect(task, SMALL, seed=4, state=course)
+
+
+def test_seen_from_the_centre_a_turned_world_is_the_same():
+    pytest.importorskip("stable_baselines3")
+    from collect_polar import Polar
+    from gymnasium.spaces import Box
+
+    rng = np.random.default_rng(0)
+    turn = Rotation.from_euler("z", rng.uniform(-np.pi, np.pi, (50, 1)))
+    position, velocity, spin, joints = (rng.normal(size=(50, n)) for n in (3, 3, 3, 4))
+    orientation = Rotation.random(50, rng=rng)
+    seen = Polar(Box(-np.inf, np.inf, (17,)))
+    one, other = (
+        seen(torch.tensor(np.concatenate((*moved, joints), axis=1)))
+        for moved in (
+            (position, velocity, orientation.as_quat(), spin),
+            (turn.apply(position), turn.apply(velocity), (turn * orientation).as_quat(), turn.apply(spin)),
+        )
+    )
+    torch.testing.assert_close(one[:, :-2], other[:, :-2])
+    torch.testing.assert_close(one[:, 0], torch.zeros(50, dtype=one.dtype))
+    torch.testing.assert_close(one[:, 1], torch.tensor(np.hypot(position[:, 0], position[:, 1])))
