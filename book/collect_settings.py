@@ -140,8 +140,8 @@ SETTINGS = {
         train_freq=2,
         refill=8,
     ),
-    # In the frame of the world SAC learned nothing in 132,000 steps: each direction needs a gait of its own, and with
-    # random actions the ant falls after some fifty steps, which ends the episode.
+    # Each direction needs a gait of its own in the frame of the world, where SAC learned nothing in 132,000 steps (with
+    # other settings). With random actions the ant falls after some fifty steps, which ends the episode.
     "AntCircle": Collection(
         max_cost=200,
         trajectories=176,
